@@ -1,0 +1,291 @@
+//! Why a request is refused, and why a connection ends: the only place that knows the codes.
+//!
+//! A [`Refusal`] has an HTTP status and a WebSocket close code, because a browser hides the
+//! status of a failed handshake: we accept a WebSocket and then close it with a code and a
+//! reason that the page can read (`plain.md` section 8). A [`Disconnect`] ends a session that
+//! was open. Each protocol that Fanfare speaks adds its own column here.
+//!
+//! Texts are for the developer at the other end: a cause and what to do, lower case, without
+//! full stop, and nothing of the server's inside.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// Why a request, or the opening of a connection, is refused.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum Refusal {
+    /// The request itself cannot be used: a bad name, parameter or body.
+    #[error("{0}")]
+    BadRequest(Cow<'static, str>),
+    /// No credential, or one that is not ours.
+    #[error("{0}")]
+    Unauthorized(Cow<'static, str>),
+    /// Known, but not allowed to do this.
+    #[error("{0}")]
+    Forbidden(Cow<'static, str>),
+    /// A page of another site asks.
+    #[error("origin {0:?} is not allowed here; list it in `origins` if it is yours")]
+    WrongOrigin(String),
+    /// The request names a host that this listener does not answer for.
+    #[error("this server does not answer for host {0:?}; list it in `hosts` if it is yours")]
+    WrongHost(String),
+    /// Nothing lives at this path.
+    #[error("{0}")]
+    NotFound(Cow<'static, str>),
+    /// The path is right and the method is not.
+    #[error("this path answers {allow}")]
+    MethodNotAllowed {
+        /// The methods for the `Allow` field.
+        allow: &'static str,
+    },
+    /// The message or body is larger than allowed.
+    #[error("{what} is larger than {limit_bytes} bytes")]
+    TooLarge {
+        /// What was too large.
+        what: &'static str,
+        /// The limit, in bytes.
+        limit_bytes: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("the request body took too long")]
+    TooSlow,
+    /// A WebSocket handshake that lost its `Upgrade` on the way.
+    #[error(
+        "a proxy removed the Upgrade header; for nginx add: proxy_http_version 1.1; \
+         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";"
+    )]
+    LostUpgrade,
+    /// This server has as many connections as it may have.
+    #[error("no room for more connections, try again later")]
+    Full,
+    /// A queue on the way to the subscribers is full; nothing was ordered, so nothing is lost.
+    #[error("busy: the publication was not accepted, try again")]
+    Overloaded,
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    Draining,
+}
+
+impl Refusal {
+    /// A [`Self::BadRequest`] with this cause.
+    pub fn bad_request(cause: impl Into<Cow<'static, str>>) -> Self {
+        Self::BadRequest(cause.into())
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::BadRequest(_) => 400,
+            Self::Unauthorized(_) => 401,
+            Self::Forbidden(_) | Self::WrongOrigin(_) => 403,
+            Self::NotFound(_) => 404,
+            Self::MethodNotAllowed { .. } => 405,
+            Self::TooSlow => 408,
+            Self::TooLarge { .. } => 413,
+            Self::WrongHost(_) => 421,
+            Self::LostUpgrade => 426,
+            Self::Full | Self::Overloaded | Self::Draining => 503,
+        }
+    }
+
+    /// The close code that a plain WebSocket is ended with after it was accepted.
+    pub fn close_code(&self) -> u16 {
+        match self {
+            Self::BadRequest(_) | Self::MethodNotAllowed { .. } | Self::LostUpgrade => 4400,
+            Self::Unauthorized(_) => 4401,
+            Self::Forbidden(_) | Self::WrongOrigin(_) | Self::WrongHost(_) => 4403,
+            Self::NotFound(_) => 4404,
+            Self::TooSlow => 4408,
+            Self::TooLarge { .. } => 1009,
+            Self::Full | Self::Overloaded => 1013,
+            Self::Draining => 1012,
+        }
+    }
+
+    /// The word for programs: the `error` of a JSON answer and the label of a metric.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad_request",
+            Self::Unauthorized(_) => "unauthorized",
+            Self::Forbidden(_) => "forbidden",
+            Self::WrongOrigin(_) => "wrong_origin",
+            Self::WrongHost(_) => "wrong_host",
+            Self::NotFound(_) => "not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::TooLarge { .. } => "too_large",
+            Self::TooSlow => "too_slow",
+            Self::LostUpgrade => "lost_upgrade",
+            Self::Full => "full",
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Seconds for a `Retry-After` field, where coming back makes sense.
+    pub fn retry_after_seconds(&self) -> Option<u32> {
+        match self {
+            Self::Overloaded => Some(1),
+            Self::Full | Self::Draining => Some(5),
+            _ => None,
+        }
+    }
+}
+
+/// Why a session ends.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum Disconnect {
+    /// The peer closed, with this code if it gave one.
+    #[error("closed by the peer (code {0:?})")]
+    ByPeer(Option<u16>),
+    /// The connection ended without a goodbye.
+    #[error("connection lost")]
+    Lost,
+    /// The session was refused when it opened, or for what it then asked.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// The peer broke the protocol it had chosen.
+    #[error("protocol violation: {reason}")]
+    Protocol {
+        /// Close code of RFC 6455 section 7.4.1.
+        code: u16,
+        /// What was wrong.
+        reason: &'static str,
+    },
+    /// The peer did not read fast enough and its outbox reached the limit.
+    #[error("slow consumer: {pending_bytes} bytes waiting, limit {limit_bytes}")]
+    SlowConsumer {
+        /// What waited for the peer, in bytes.
+        pending_bytes: usize,
+        /// The limit, in bytes.
+        limit_bytes: usize,
+    },
+    /// The peer read nothing for this long although something waited.
+    #[error("slow consumer: nothing read for {0:?}")]
+    Stalled(Duration),
+    /// The peer was silent for two ping intervals.
+    #[error("no sign of life for {0:?}")]
+    Idle(Duration),
+    /// The session reached its greatest age; the peer comes back at once.
+    #[error("greatest age of a stream reached")]
+    Aged,
+    /// This node is going away; come back in a moment.
+    #[error("the server is shutting down")]
+    Draining,
+    /// A fault of ours.
+    #[error("internal error")]
+    Internal,
+}
+
+impl Disconnect {
+    /// The close code for a plain WebSocket; `None` when there is nobody left to tell.
+    pub fn plain_code(&self) -> Option<u16> {
+        match self {
+            Self::Lost => None,
+            // RFC 6455 section 5.5.1: answer with the code that was received.
+            Self::ByPeer(code) => Some(code.unwrap_or(1000)),
+            Self::Refused(refusal) => Some(refusal.close_code()),
+            Self::Protocol { code, .. } => Some(*code),
+            Self::SlowConsumer { .. } | Self::Stalled(_) => Some(4408),
+            Self::Idle(_) | Self::Aged => Some(1001),
+            Self::Draining => Some(1012),
+            Self::Internal => Some(1011),
+        }
+    }
+
+    /// The reason for a close frame: for a refusal its own text, else what happened.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.to_string(),
+            Self::Protocol { reason, .. } => (*reason).to_owned(),
+            Self::ByPeer(_) => String::new(),
+            other => other.to_string(),
+        }
+    }
+
+    /// The label of metrics and logs: one of a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::ByPeer(_) => "closed_by_peer",
+            Self::Lost => "lost",
+            Self::Refused(_) => "refused",
+            Self::Protocol { .. } => "protocol",
+            Self::SlowConsumer { .. } => "slow_consumer",
+            Self::Stalled(_) => "stalled",
+            Self::Idle(_) => "idle",
+            Self::Aged => "aged",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether the operator should see this as a fault rather than as ordinary coming and going.
+    pub fn is_fault(&self) -> bool {
+        !matches!(self, Self::ByPeer(_) | Self::Lost | Self::Aged | Self::Draining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(refusal: &Refusal, status: u16, close_code: u16) {
+        assert_eq!(
+            (refusal.status(), refusal.close_code()),
+            (status, close_code),
+            "{refusal:?}"
+        );
+    }
+
+    /// `plain.md` section 8, row by row.
+    #[test]
+    fn refusals_have_the_documented_codes() {
+        check(&Refusal::Unauthorized("".into()), 401, 4401);
+        check(&Refusal::Forbidden("".into()), 403, 4403);
+        check(&Refusal::NotFound("".into()), 404, 4404);
+        check(&Refusal::bad_request(""), 400, 4400);
+        check(
+            Refusal::TooLarge {
+                what: "message",
+                limit_bytes: 1,
+            },
+            413,
+            1009,
+        );
+        check(&Refusal::Full, 503, 1013);
+        check(&Refusal::Draining, 503, 1012);
+        assert_eq!(Refusal::LostUpgrade.status(), 426);
+    }
+
+    #[test]
+    fn every_close_code_may_be_sent() {
+        let all = [
+            Disconnect::ByPeer(None),
+            Disconnect::Protocol {
+                code: 1007,
+                reason: "",
+            },
+            Disconnect::SlowConsumer {
+                pending_bytes: 2,
+                limit_bytes: 1,
+            },
+            Disconnect::Stalled(Duration::from_secs(10)),
+            Disconnect::Idle(Duration::from_secs(50)),
+            Disconnect::Aged,
+            Disconnect::Draining,
+            Disconnect::Internal,
+        ];
+        for why in all {
+            let code = why.plain_code().unwrap();
+            // RFC 6455 section 7.4: 1005, 1006 and 1015 must never be on the wire.
+            assert!(
+                (1000..=1003).contains(&code)
+                    || (1007..=1014).contains(&code)
+                    || (4000..5000).contains(&code),
+                "{why:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What Fanfare decides, without doing anything.
+//!
+//! Ordering, fan-out, sessions and wire forms, as plain values and state machines. There is no
+//! socket, clock, runtime or source of randomness in this crate; they come in as arguments, and
+//! the manifest shows that none could come in otherwise. So everything here can be tested by
+//! saying what happens and comparing what comes out.
+//!
+//! | to find                                   | look in                    |
+//! |-------------------------------------------|----------------------------|
+//! | what is broadcast, and its frames         | [`publication`]            |
+//! | order: offsets, epochs, ids               | [`position`]               |
+//! | who listens to what                       | [`hub`]                    |
+//! | what waits for a slow reader              | [`outbox`]                 |
+//! | one connection's protocol                 | [`session`]                |
+//! | bytes on the wire                         | [`wire`]                   |
+//! | who may do what, origins, keys            | [`auth`]                   |
+//! | every refusal and close code              | [`disconnect`]             |
+//! | every limit and its default               | [`limits`]                 |
+//!
+//! Imports go one way: `session` and `hub` use `wire`, `publication` and `position`; `wire`
+//! never sees `session` or `hub`, and `session` never sees `hub`.
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod auth;
+pub mod channel;
+pub mod disconnect;
+pub mod hub;
+pub mod limits;
+pub mod moment;
+pub mod outbox;
+pub mod position;
+pub mod publication;
+pub mod session;
+pub mod wire;

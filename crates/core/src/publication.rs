@@ -1,0 +1,233 @@
+//! What is broadcast: one publication, and the bytes it becomes on each wire.
+//!
+//! A [`Draft`] is what a publisher asks for; an engine gives it its place and it becomes a
+//! [`Publication`], which never changes again and is shared by all shards.
+//!
+//! Invariant: a publication is encoded at most once per wire form and channel, whoever asks
+//! first; every other subscriber, on any shard, shares those bytes ([`Publication::encoded`]).
+//!
+//! This module does not know who listens, nor who may speak.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use crate::app::AppId;
+use crate::channel::{ChannelName, is_unprintable};
+use crate::position::{Link, Offset, Position};
+use crate::session::SessionId;
+use crate::wire::plain;
+
+/// Longest event name, in bytes.
+pub const EVENT_NAME_BYTES_MAX: usize = 200;
+
+/// Most channels that one publication may have.
+pub const CHANNELS_PER_PUBLICATION_MAX: usize = 100;
+
+/// Text stays text and binary stays binary, from the speaker to every listener.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum DataKind {
+    /// Valid UTF-8.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+/// Whom a publication is for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Audience {
+    /// The subscribers of these channels; each subscriber hears it once. Never empty.
+    Channels(SmallVec<[ChannelName; 1]>),
+    /// Every plain session of the app, whatever it listens to: the system announcement `/ch/*`.
+    Everyone,
+}
+
+/// The name of an event: 1 to [`EVENT_NAME_BYTES_MAX`] bytes, printable, so that it can stand
+/// in a line of an event stream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct EventName(Arc<str>);
+
+/// The text cannot be an event name.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("an event name has 1 to {EVENT_NAME_BYTES_MAX} bytes and no control or invisible characters")]
+pub struct EventNameError;
+
+impl EventName {
+    /// Checks `text` and makes it a name.
+    pub fn new(text: &str) -> Result<Self, EventNameError> {
+        if text.is_empty() || text.len() > EVENT_NAME_BYTES_MAX || text.chars().any(is_unprintable) {
+            return Err(EventNameError);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What a publisher asks for: everything but the place in the order.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Draft {
+    /// The app whose channels these are.
+    pub app: AppId,
+    /// For whom.
+    pub audience: Audience,
+    /// The name of what happened, if the publisher gave one.
+    pub event: Option<EventName>,
+    /// Whether `data` is text; the maker of the draft has checked it.
+    pub kind: DataKind,
+    /// The message, byte for byte.
+    pub data: Bytes,
+    /// The user who speaks, if known.
+    pub speaker: Option<Arc<str>>,
+    /// The session that must not hear this: normally the speaker's own.
+    pub excluded: Option<SessionId>,
+}
+
+impl Draft {
+    /// Text or binary to one channel, from nobody in particular.
+    pub fn new(app: AppId, channel: ChannelName, kind: DataKind, data: Bytes) -> Self {
+        Self {
+            app,
+            audience: Audience::Channels(SmallVec::from_iter([channel])),
+            event: None,
+            kind,
+            data,
+            speaker: None,
+            excluded: None,
+        }
+    }
+}
+
+/// What a stream of bytes to one kind of subscriber looks like.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum WireForm {
+    /// WebSocket, the message itself.
+    WebSocketRaw,
+    /// WebSocket, the message in JSON with its id and channel (`meta=1`).
+    WebSocketMeta,
+    /// Event stream, the message itself.
+    EventStreamRaw,
+    /// Event stream, the message in JSON with its id and channel (`meta=1`).
+    EventStreamMeta,
+}
+
+impl WireForm {
+    /// Every form; a form's place here is its index.
+    pub const ALL: [Self; 4] = [
+        Self::WebSocketRaw,
+        Self::WebSocketMeta,
+        Self::EventStreamRaw,
+        Self::EventStreamMeta,
+    ];
+    /// How many forms there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+/// One channel of a publication, the publication's tie to the one before it there, and the
+/// frames made so far for this channel's subscribers.
+#[derive(Debug)]
+pub struct Place {
+    /// `None` for an announcement to everyone.
+    pub channel: Option<ChannelName>,
+    /// What came before in this channel.
+    pub previous: Option<Offset>,
+    encoded: [OnceLock<Bytes>; WireForm::COUNT],
+}
+
+/// A draft that has its place in the order. Shared by all who deliver it; never changes.
+#[derive(Debug)]
+pub struct Publication {
+    /// The app whose order this belongs to.
+    pub app: AppId,
+    /// The name of what happened, if the publisher gave one.
+    pub event: Option<EventName>,
+    /// Whether `data` is text.
+    pub kind: DataKind,
+    /// The message, byte for byte.
+    pub data: Bytes,
+    /// The user who spoke, if known.
+    pub speaker: Option<Arc<str>>,
+    /// The session that must not hear this.
+    pub excluded: Option<SessionId>,
+    /// Position of a subscriber that has just seen this publication: its id.
+    pub position: Position,
+    /// This publication's own offset.
+    pub offset: Offset,
+    places: SmallVec<[Place; 1]>,
+}
+
+impl Publication {
+    /// Gives `draft` its place. `link` is called once per channel, in order, and must return
+    /// the same epoch and offset each time; an announcement calls it once with `None`.
+    ///
+    /// Only an engine calls this.
+    pub fn new(draft: Draft, mut link: impl FnMut(Option<&ChannelName>) -> Link) -> Self {
+        let mut last = None;
+        let mut place = |channel: Option<ChannelName>| {
+            let link = link(channel.as_ref());
+            last = Some(link);
+            Place {
+                channel,
+                previous: link.previous,
+                encoded: Default::default(),
+            }
+        };
+        let places: SmallVec<[Place; 1]> = match draft.audience {
+            Audience::Everyone => SmallVec::from_iter([place(None)]),
+            Audience::Channels(channels) => {
+                channels.into_iter().map(|channel| place(Some(channel))).collect()
+            }
+        };
+        // An audience without channels cannot be built by any parser; such a draft would be
+        // heard by nobody, so an arbitrary place does no harm.
+        let link = last.unwrap_or(Link {
+            epoch: crate::position::Epoch(0),
+            previous: None,
+            offset: Offset::FIRST,
+        });
+        Self {
+            app: draft.app,
+            event: draft.event,
+            kind: draft.kind,
+            data: draft.data,
+            speaker: draft.speaker,
+            excluded: draft.excluded,
+            position: link.position(),
+            offset: link.offset,
+            places,
+        }
+    }
+
+    /// The channels of this publication; one place without a channel for an announcement.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Whether this is for every plain session rather than for channels.
+    pub fn is_for_everyone(&self) -> bool {
+        self.places.first().is_some_and(|place| place.channel.is_none())
+    }
+
+    /// The tie of this publication in one of its channels.
+    pub fn link(&self, place: &Place) -> Link {
+        Link {
+            epoch: self.position.epoch,
+            previous: place.previous,
+            offset: self.offset,
+        }
+    }
+
+    /// The bytes for every subscriber of `place` that speaks `form`. The first caller encodes;
+    /// the others, on any shard, share its result.
+    pub fn encoded(&self, place: &Place, form: WireForm) -> Bytes {
+        match place.encoded.get(form as usize) {
+            Some(cell) => cell.get_or_init(|| plain::encode(self, place, form)).clone(),
+            None => plain::encode(self, place, form),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Sessions: one state machine per protocol, and the contract between them and a shard.
+//!
+//! A session is deterministic: bytes and times in, [`Action`]s out; no socket, no clock, no
+//! runtime, and no knowledge of who else listens.
+//!
+//! # How to drive one
+//!
+//! * `on_*` methods take what happened and append actions. Carry out all of them, in order,
+//!   before calling the session again.
+//! * [`Session::poll_timeout`] says when [`Session::on_timeout`] wants to be called; early calls
+//!   do nothing. Coarse timers are fine: a second late changes nothing but comfort.
+//! * After [`Action::Close`] the session is over: it takes no more input and wants no timeouts.
+//!
+//! Publications do not pass through the session. They are encoded once for all and queued
+//! straight into the outbox by the shard; that is why fan-out costs nothing per protocol.
+//!
+//! # Subscribing
+//!
+//! Announce interest to the engine, enter the hub, then go live. Without kept history there is
+//! nothing to merge, but the order of those steps already matters: the engine answers with the
+//! channel's position *at the moment of interest*, so that a listener who comes back with the
+//! position it saw last is either up to date or told of a gap, never silently behind.
+
+use bytes::Bytes;
+use std::fmt;
+
+use crate::disconnect::Disconnect;
+use crate::moment::Moment;
+use crate::publication::DataKind;
+
+mod event_stream;
+mod plain_websocket;
+
+pub use event_stream::{EventStream, StreamSettings};
+pub use plain_websocket::{PlainWebSocket, WebSocketSettings};
+
+/// Names a session, for logs and for excluding it from what it said itself.
+///
+/// Drawn at random by the server, so that it cannot be guessed; shown as 22 letters and digits.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct SessionId(pub u128);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        let mut text = [b'0'; 22];
+        let mut rest = self.0;
+        for digit in text.iter_mut().rev() {
+            *digit = DIGITS[usize::try_from(rest % 62).unwrap_or(0)];
+            rest /= 62;
+        }
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+/// What a session wants done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Queue these bytes for the peer, behind what waits already.
+    Send(Bytes),
+    /// The peer speaks: publish this to the channels it is connected to, to everyone but itself
+    /// (unless it asked for its echo). A refusal comes back through `on_refused`.
+    Publish {
+        /// Text or binary, as the peer sent it.
+        kind: DataKind,
+        /// The message.
+        data: Bytes,
+    },
+    /// The session is over. Queue `farewell`, if any, then end the connection.
+    Close {
+        /// The last bytes for the peer: a close frame, the end of a stream.
+        farewell: Option<Bytes>,
+        /// For log and metrics.
+        why: Disconnect,
+    },
+}
+
+/// A session of any protocol.
+#[derive(Debug)]
+pub enum Session {
+    /// The plain door over WebSocket.
+    PlainWebSocket(PlainWebSocket),
+    /// The plain door over an event stream.
+    EventStream(EventStream),
+}
+
+impl Session {
+    /// Bytes have arrived. They are used up; what was unfinished is kept inside. The buffer is
+    /// unmasked in place, hence mutable.
+    pub fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) {
+        match self {
+            Self::PlainWebSocket(session) => session.on_bytes(now, bytes, actions),
+            // A listener of an event stream has nothing to say; what it sends is ignored.
+            Self::EventStream(_) => {}
+        }
+    }
+
+    /// What the peer said last was refused by the server.
+    pub fn on_refused(&mut self, refusal: crate::disconnect::Refusal, actions: &mut Vec<Action>) {
+        self.close(Disconnect::Refused(refusal), actions);
+    }
+
+    /// The time given by [`Self::poll_timeout`] has come.
+    pub fn on_timeout(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        match self {
+            Self::PlainWebSocket(session) => session.on_timeout(now, actions),
+            Self::EventStream(session) => session.on_timeout(now, actions),
+        }
+    }
+
+    /// When [`Self::on_timeout`] should be called.
+    pub fn poll_timeout(&self) -> Moment {
+        match self {
+            Self::PlainWebSocket(session) => session.poll_timeout(),
+            Self::EventStream(session) => session.poll_timeout(),
+        }
+    }
+
+    /// The server ends the session.
+    pub fn close(&mut self, why: Disconnect, actions: &mut Vec<Action>) {
+        match self {
+            Self::PlainWebSocket(session) => session.close(why, actions),
+            Self::EventStream(session) => session.close(why, actions),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! A WebSocket of the plain door: what is said goes to the channel as it is.
+//!
+//! Text stays text, binary stays binary, in both directions. The server pings every
+//! `ping_interval` and gives up after two intervals without a sign of life (`plain.md` section 3).
+//! Whoever may only listen and speaks nevertheless is closed with 4403 and the reason, since a
+//! message that silently vanished would be worse.
+//!
+//! Sizes: an idle session holds no buffer; a message that arrives in pieces is kept in the
+//! decoder and nowhere else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Action;
+use crate::disconnect::{Disconnect, Refusal};
+use crate::moment::Moment;
+use crate::publication::DataKind;
+use crate::wire::websocket::{self, DecodeLimits, Decoder, Event, MessageKind};
+
+/// What all plain `WebSockets` of a node have in common.
+#[derive(Clone, Debug)]
+pub struct WebSocketSettings {
+    /// Time between pings; two of them without a sign of life end the session.
+    pub ping_interval: Duration,
+    /// Time in which a begun message must be complete.
+    pub message_time_max: Duration,
+    /// Sizes of what a peer may send.
+    pub decode: DecodeLimits,
+    /// A text that peers send to keep the line open, and our answer. Not relayed.
+    pub heartbeat: Option<(String, String)>,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct PlainWebSocket {
+    settings: Arc<WebSocketSettings>,
+    decoder: Decoder,
+    heard_at: Moment,
+    ping_at: Moment,
+    /// When the message that is still incomplete began; `NEVER` when there is none.
+    unfinished_since: Moment,
+    may_speak: bool,
+    over: bool,
+}
+
+impl PlainWebSocket {
+    /// A session whose handshake is done. `first_ping` may be earlier than a whole interval, so
+    /// that the pings of sessions that came together spread out.
+    pub fn new(settings: Arc<WebSocketSettings>, now: Moment, first_ping: Moment, may_speak: bool) -> Self {
+        Self {
+            settings,
+            decoder: Decoder::default(),
+            heard_at: now,
+            ping_at: first_ping,
+            unfinished_since: Moment::NEVER,
+            may_speak,
+            over: false,
+        }
+    }
+
+    pub(super) fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) {
+        if self.over {
+            return;
+        }
+        self.heard_at = now;
+        let mut input = bytes;
+        // A peer may send many pings at once; only the newest needs an answer (RFC 6455 section 5.5.3).
+        let mut pong = None;
+        while !self.over {
+            match self.decoder.decode(&mut input, &self.settings.decode) {
+                Ok(None) => break,
+                Ok(Some(Event::Message { kind, data })) => self.on_message(kind, data, actions),
+                Ok(Some(Event::Ping(data))) => pong = Some(data),
+                Ok(Some(Event::Pong)) => {}
+                Ok(Some(Event::Close(close))) => {
+                    answer(&mut pong, actions);
+                    self.close(Disconnect::ByPeer(close.map(|(code, _)| code)), actions);
+                }
+                Err(error) => {
+                    answer(&mut pong, actions);
+                    let why = Disconnect::Protocol {
+                        code: error.close_code(),
+                        reason: error.reason(),
+                    };
+                    self.close(why, actions);
+                }
+            }
+        }
+        if !self.over {
+            answer(&mut pong, actions);
+        }
+        if !self.decoder.is_unfinished() {
+            self.unfinished_since = Moment::NEVER;
+        } else if self.unfinished_since == Moment::NEVER {
+            self.unfinished_since = now;
+        }
+    }
+
+    fn on_message(&mut self, kind: MessageKind, data: Bytes, actions: &mut Vec<Action>) {
+        let kind = match kind {
+            MessageKind::Text => DataKind::Text,
+            MessageKind::Binary => DataKind::Binary,
+        };
+        if let Some((ask, reply)) = &self.settings.heartbeat
+            && kind == DataKind::Text
+            && data == ask.as_bytes()
+        {
+            actions.push(Action::Send(websocket::text(reply.as_bytes())));
+        } else if self.may_speak {
+            actions.push(Action::Publish { kind, data });
+        } else {
+            let refusal = Refusal::Forbidden(
+                "this channel is listen-only for clients; speak with a POST that carries the key".into(),
+            );
+            self.close(Disconnect::Refused(refusal), actions);
+        }
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Moment, actions: &mut Vec<Action>) {
+        if self.over {
+            return;
+        }
+        if now >= self.unfinished_since + self.settings.message_time_max {
+            let why = Disconnect::Protocol {
+                code: 1008,
+                reason: "a begun message was not completed in time",
+            };
+            return self.close(why, actions);
+        }
+        if now < self.ping_at {
+            return;
+        }
+        let silence = now - self.heard_at;
+        if silence >= self.settings.ping_interval.saturating_mul(2) {
+            return self.close(Disconnect::Idle(silence), actions);
+        }
+        self.ping_at = now + self.settings.ping_interval;
+        actions.push(Action::Send(websocket::ping(b"")));
+    }
+
+    pub(super) fn poll_timeout(&self) -> Moment {
+        if self.over {
+            return Moment::NEVER;
+        }
+        self.ping_at
+            .min(self.unfinished_since + self.settings.message_time_max)
+    }
+
+    pub(super) fn close(&mut self, why: Disconnect, actions: &mut Vec<Action>) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let farewell = why.plain_code().map(|code| {
+            // RFC 6455 section 7.1.5: a close without a code is answered without one.
+            if why == Disconnect::ByPeer(None) {
+                websocket::close_without_code()
+            } else {
+                websocket::close(code, &why.reason())
+            }
+        });
+        actions.push(Action::Close { farewell, why });
+    }
+}
+
+fn answer(pong: &mut Option<Bytes>, actions: &mut Vec<Action>) {
+    if let Some(data) = pong.take() {
+        actions.push(Action::Send(websocket::pong(&data)));
+    }
+}
+
+#[cfg(test)]
+#[path = "plain_websocket_tests.rs"]
+mod tests;

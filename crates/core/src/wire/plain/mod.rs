@@ -1,0 +1,183 @@
+//! The plain door: what a request means, and what a publication looks like.
+//!
+//! [`request`] reads a method, a path and a query; both the shard, which sees a connection's
+//! first request, and the HTTP server, which sees all later ones, use it, so the two lanes
+//! cannot disagree. [`batch`] reads many messages from one body. This file makes the frames.
+//!
+//! Forms (`plain.md` section 2): raw is the message itself; meta is one JSON object with id,
+//! channel, event, user, and `data` for text or `base64` for binary. An event stream cannot
+//! carry binary, so there it arrives as `event: binary` with base64 data.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::position::Position;
+use crate::publication::{DataKind, Place, Publication, WireForm};
+use crate::wire::{sse, websocket};
+
+pub mod batch;
+pub mod request;
+
+/// The `channel` of an announcement to everyone, in meta form.
+pub const EVERYONE: &str = "*";
+
+#[derive(Serialize)]
+struct Meta<'a> {
+    id: &'a str,
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+}
+
+/// The bytes of a publication for the subscribers of `place` that speak `form`.
+pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes {
+    let id = publication.position.to_string();
+    match form {
+        WireForm::WebSocketRaw => match publication.kind {
+            DataKind::Text => websocket::text(&publication.data),
+            DataKind::Binary => websocket::binary(&publication.data),
+        },
+        WireForm::WebSocketMeta => websocket::text(meta(publication, place, &id).as_bytes()),
+        WireForm::EventStreamMeta => stream_event(&id, None, meta(publication, place, &id).as_bytes()),
+        WireForm::EventStreamRaw => {
+            let event = publication
+                .event
+                .as_ref()
+                .map(super::super::publication::EventName::as_str);
+            match publication.kind {
+                DataKind::Text => stream_event(&id, event, &publication.data),
+                DataKind::Binary => {
+                    stream_event(&id, Some("binary"), STANDARD.encode(&publication.data).as_bytes())
+                }
+            }
+        }
+    }
+}
+
+fn meta(publication: &Publication, place: &Place, id: &str) -> String {
+    let text = match publication.kind {
+        DataKind::Text => std::str::from_utf8(&publication.data).ok(),
+        DataKind::Binary => None,
+    };
+    let meta = Meta {
+        id,
+        channel: place.channel.as_ref().map_or(EVERYONE, |name| name.as_str()),
+        event: publication
+            .event
+            .as_ref()
+            .map(super::super::publication::EventName::as_str),
+        user: publication.speaker.as_deref(),
+        data: text,
+        base64: text.is_none().then(|| STANDARD.encode(&publication.data)),
+    };
+    serde_json::to_string(&meta).unwrap_or_default()
+}
+
+fn stream_event(id: &str, event: Option<&str>, data: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(data.len() + 64);
+    // Ids are ours and event names were checked when the publication was made, so the encoder
+    // has nothing to refuse; were it otherwise, nothing would be sent rather than a broken line.
+    match sse::event(&mut out, Some(id), event, data) {
+        Ok(()) => out.into(),
+        Err(_) => Bytes::new(),
+    }
+}
+
+/// Tells a listener that something it had not seen is gone. `now` becomes its new position.
+/// `None` for a raw WebSocket, which has no form for it.
+pub fn gap(form: WireForm, channel: &str, now: Position) -> Option<Bytes> {
+    let channel = serde_json::to_string(channel).unwrap_or_default();
+    let meta = format!(r#"{{"event":"gap","channel":{channel}}}"#);
+    match form {
+        WireForm::WebSocketRaw => None,
+        WireForm::WebSocketMeta => Some(websocket::text(meta.as_bytes())),
+        WireForm::EventStreamMeta => Some(stream_event(&now.to_string(), None, meta.as_bytes())),
+        WireForm::EventStreamRaw => {
+            let data = format!(r#"{{"channel":{channel}}}"#);
+            Some(stream_event(&now.to_string(), Some("gap"), data.as_bytes()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::AppId;
+    use crate::channel::ChannelName;
+    use crate::position::{Epoch, Link, Offset};
+    use crate::publication::{Audience, Draft, EventName};
+
+    fn publication(event: Option<&str>, kind: DataKind, data: &'static [u8], everyone: bool) -> Publication {
+        let mut draft = Draft::new(
+            AppId::DEFAULT,
+            ChannelName::new("orders").unwrap(),
+            kind,
+            Bytes::from_static(data),
+        );
+        draft.event = event.map(|text| EventName::new(text).unwrap());
+        if everyone {
+            draft.audience = Audience::Everyone;
+        }
+        let link = Link {
+            epoch: Epoch(299_468),
+            previous: None,
+            offset: Offset::new(42).unwrap(),
+        };
+        Publication::new(draft, |_| link)
+    }
+
+    #[track_caller]
+    fn check(publication: &Publication, expected: [&[u8]; 4]) {
+        for (form, expected) in WireForm::ALL.into_iter().zip(expected) {
+            let got = publication.encoded(&publication.places()[0], form);
+            assert_eq!(got, expected, "{form:?}: {:?}", String::from_utf8_lossy(&got));
+        }
+    }
+
+    #[test]
+    fn text_and_its_event_in_each_form() {
+        check(
+            &publication(Some("paid"), DataKind::Text, b"order 7 paid", false),
+            [
+                b"\x81\x0corder 7 paid",
+                b"\x81\x48{\"id\":\"6f2k-42\",\"channel\":\"orders\",\"event\":\"paid\",\"data\":\"order 7 paid\"}",
+                b"id: 6f2k-42\nevent: paid\ndata: order 7 paid\n\n",
+                b"id: 6f2k-42\ndata: {\"id\":\"6f2k-42\",\"channel\":\"orders\",\"event\":\"paid\",\"data\":\"order 7 paid\"}\n\n",
+            ],
+        );
+    }
+
+    #[test]
+    fn binary_stays_binary_or_becomes_base64() {
+        check(
+            &publication(None, DataKind::Binary, b"\xff\0", false),
+            [
+                b"\x82\x02\xff\0",
+                b"\x81\x33{\"id\":\"6f2k-42\",\"channel\":\"orders\",\"base64\":\"/wA=\"}",
+                b"id: 6f2k-42\nevent: binary\ndata: /wA=\n\n",
+                b"id: 6f2k-42\ndata: {\"id\":\"6f2k-42\",\"channel\":\"orders\",\"base64\":\"/wA=\"}\n\n",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_empty_announcement_is_still_a_message() {
+        check(
+            &publication(None, DataKind::Text, b"", true),
+            [
+                b"\x81\x00",
+                b"\x81\x28{\"id\":\"6f2k-42\",\"channel\":\"*\",\"data\":\"\"}",
+                b"id: 6f2k-42\ndata: \n\n",
+                b"id: 6f2k-42\ndata: {\"id\":\"6f2k-42\",\"channel\":\"*\",\"data\":\"\"}\n\n",
+            ],
+        );
+    }
+}
