@@ -247,7 +247,7 @@ mod tests {
         check(&Refusal::NotFound("".into()), 404, 4404);
         check(&Refusal::bad_request(""), 400, 4400);
         check(
-            Refusal::TooLarge {
+            &Refusal::TooLarge {
                 what: "message",
                 limit_bytes: 1,
             },

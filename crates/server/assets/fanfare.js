@@ -2,167 +2,130 @@
 
    new Fanfare("/ch/orders").onmessage = e => console.log(e.data);
 
-   new Fanfare(url, { meta, echo, token, transports, retryMin, retryMax })
-     url: relative or absolute, http(s) or ws(s). retryMin, retryMax: milliseconds.
-     meta: messages also carry .id .channel .event .user; several channels ("/ch?name=a&name=b") imply it.
+   new Fanfare(url, { meta, echo, token, transports, retryMin, retryMax })   the last two in milliseconds
+     meta: messages also have .id .channel .event .user (always if several channels)
    Events, as on… handlers or by addEventListener:
      open
      message  .data: a string, or an ArrayBuffer if the message is binary
      gap      .channel: something was missed, reload the page's data
-     error    .code .reason: 1007 or 1009, what was sent cannot be relayed; it reconnects
-     close    .code .reason .final: a connection or an attempt ended; it reconnects unless final
-   send(data): a promise of true if the open WebSocket took it, else of the answer {id, listeners} to a POST,
-     rejected with the server's explanation. After a POST this object hears the message too.
-   close(): ends it for good. transport: "websocket" or "sse", null while not connected. */
+     error    .code .reason: 1007, 1009: what was sent cannot be relayed
+     close    .code .reason .final: a connection or attempt ended; reconnects unless final
+   send(data): promises true (the open WebSocket took it) or the answer {id, listeners} to a POST, which
+     this object hears too; rejects with the server's explanation.
+   close(): for good. transport: "websocket" or "sse", or null. */
 {
   const FINAL = [4400, 4401, 4403, 4404, 4410];
   const STABLE = 5000; // ms; a connection that lived longer resets the delay
+  const parse = text => { try { return Object(JSON.parse(text)); } catch { return {}; } };
 
-  const parse = text => {
-    try { return Object(JSON.parse(text)); } catch { return {}; }
-  };
-
-  globalThis.Fanfare = class extends EventTarget {
+  globalThis.Fanfare = class Fanfare extends EventTarget {
     transport = null;
-    #options; #url; #meta; #transports; #connection; #timer; #openedAt;
-    #done = false;
-    #retries = 0;
-    #failures = 0; // until something has opened; from then on the transport stays
-    #everOpened = false;
 
-    constructor(url, options = {}) {
+    constructor(url, options) {
       super();
-      this.#options = { retryMin: 1000, retryMax: 30000, transports: ["websocket", "sse"], ...options };
-      this.#transports = [...this.#options.transports];
-      this.#url = new URL(url, globalThis.location?.href);
-      const query = this.#url.searchParams;
-      this.#meta = options.meta || query.get("meta") === "1" || query.getAll("name").length > 1;
-      if (this.#meta) query.set("meta", 1);
-      if (options.echo) query.set("echo", 1);
-      if (options.token) query.set("token", options.token);
+      let { meta, echo, token, transports, retryMin, retryMax } =
+        { transports: ["websocket", "sse"], retryMin: 1000, retryMax: 30000, ...options };
+      let connection, timer, openedAt, everOpened, done, failures = 0, retries = 0;
+
+      url = new URL(url, location);
+      const query = url.searchParams;
+      const inMeta = () => query.get("meta") === "1";
+      meta ||= inMeta() || query.getAll("name").length > 1;
+      if (meta) query.set("meta", 1);
+      if (echo) query.set("echo", 1);
+      if (token) query.set("token", token);
+      const address = scheme => url.href.replace(/^(http|ws)/, scheme).replace(/#.*/, "");
+
+      const emit = (type, fields) => this.dispatchEvent(Object.assign(new Event(type), fields));
       for (const type of ["open", "message", "gap", "error", "close"]) {
         this.addEventListener(type, e => this["on" + type]?.(e));
       }
-      addEventListener("online", this.#online);
-      this.#connect();
-    }
 
-    async send(data) {
-      if (this.#connection?.readyState === 1 && this.transport === "websocket") {
-        this.#connection.send(data);
-        return true;
-      }
-      const headers = typeof data === "string" ? {} : { "Content-Type": "application/octet-stream" };
-      const response = await fetch(this.#address("http"), { method: "POST", body: data, headers });
-      const answer = parse(await response.text());
-      if (response.ok) return answer;
-      const { status } = response;
-      throw Object.assign(new Error(answer.message || "HTTP " + status), { status, error: answer.error });
-    }
+      const connect = () => {
+        const [transport] = transports;
+        if (transport === "websocket") {
+          connection = new WebSocket(address("ws"));
+          connection.binaryType = "arraybuffer";
+          connection.onclose = lost;
+        } else {
+          query.set("meta", 1); // it is deaf to events whose names it does not know
+          connection = new EventSource(address("http"));
+          connection.onerror = streamFailed;
+        }
+        connection.onopen = () => {
+          this.transport = transport;
+          everOpened = true;
+          openedAt = performance.now();
+          emit("open");
+        };
+        connection.onmessage = ({ data }) => {
+          if (!inMeta() || typeof data !== "string") return emit("message", { data });
+          const { id, channel, event, user, base64, data: text } = parse(data);
+          if (event === "gap" && !id) return emit("gap", { channel });
+          data = text ?? Uint8Array.from(atob(base64 ?? ""), c => c.charCodeAt(0)).buffer;
+          emit("message", meta ? { id, channel, event, user, data } : { data });
+        };
+      };
 
-    close() {
-      if (!this.#done) this.#lost(1000, "", true);
-    }
+      const lost = ({ code, reason, final = FINAL.includes(code) }) => {
+        const old = connection ?? {};
+        old.onopen = old.onmessage = old.onclose = old.onerror = connection = this.transport = null;
+        old.close?.();
+        if (performance.now() - openedAt > STABLE) retries = 0;
+        openedAt = NaN;
+        if (!everOpened && ++failures % 2 === 0) transports = [...transports.slice(1), transports[0]];
+        done = final;
+        if (final) removeEventListener("online", online);
+        retry(Math.min(retryMax, retryMin * 2 ** retries++));
+        if (code === 1007 || code === 1009) emit("error", { code, reason });
+        emit("close", { code, reason, final });
+      };
 
-    #address(scheme) {
-      const url = new URL(this.#url);
-      url.protocol = url.protocol.replace(/http|ws/, scheme);
-      url.hash = "";
-      return url;
-    }
+      const streamFailed = async ({ target }) => {
+        const end = { code: 1006, reason: "" };
+        if (target.readyState === EventSource.CLOSED) { // it hides why: ask
+          try {
+            const headers = { Accept: "text/event-stream" };
+            const response = await fetch(target.url, { headers, signal: AbortSignal.timeout(9000) });
+            if (response.ok) response.body.cancel();
+            else {
+              const { error, message } = parse(await response.text());
+              if (error) Object.assign(end, { code: 4000 + response.status, reason: message }); // not a proxy's
+            }
+          } catch {}
+        } else if (everOpened && reachable()) { // it comes back by itself, when told
+          this.transport = null;
+          return emit("close", { ...end, final: false });
+        }
+        if (connection === target) lost(end);
+      };
 
-    #connect() {
-      if (this.#transports[0] === "websocket") {
-        const ws = this.#connection = new WebSocket(this.#address("ws"));
-        ws.binaryType = "arraybuffer";
-        ws.onopen = () => this.#open("websocket");
-        ws.onmessage = e => this.#receive(e.data, this.#meta);
-        ws.onclose = e => this.#lost(e.code, e.reason);
-      } else {
-        // Always in meta form: an EventSource is deaf to events whose names it was not told.
-        const url = this.#address("http");
-        url.searchParams.set("meta", 1);
-        const es = this.#connection = new EventSource(url);
-        es.onopen = () => this.#open("sse");
-        es.onmessage = e => this.#receive(e.data, true);
-        es.addEventListener("gap", e => this.#emit("gap", parse(e.data)));
-        es.onerror = () => this.#streamFailed(es, url);
-      }
-    }
-
-    async #streamFailed(es, url) {
-      if (!es.readyState && this.#everOpened && this.#mayTry()) {
-        this.transport = null; // the browser reconnects by itself, when the server told it to
-        return this.#emit("close", { code: 1006, reason: "", final: false });
-      }
-      let code = 1006, reason = "";
-      if (es.readyState === 2) { // refused, and EventSource hides why: ask
-        const ask = new AbortController();
-        const timer = setTimeout(() => ask.abort(), 9000);
-        try {
-          const response = await fetch(url, { headers: { Accept: "text/event-stream" }, signal: ask.signal });
-          const answer = response.ok ? {} : parse(await response.text());
-          if (answer.error) { // ours, not a proxy's
-            code = 4000 + response.status;
-            reason = answer.message;
-          }
-        } catch {}
+      const reachable = () => navigator.onLine || /^(localhost$|127\.|\[::1)/.test(url.hostname); // needs no network
+      const retry = delay => {
         clearTimeout(timer);
-        ask.abort();
-      }
-      if (this.#connection === es) this.#lost(code, reason);
-    }
+        if (!done && reachable()) timer = setTimeout(connect, delay * (1 + Math.random()) / 2);
+      };
+      const online = () => {
+        retries = 0;
+        if (!connection) retry(retryMin / 4);
+      };
 
-    #open(transport) {
-      this.transport = transport;
-      this.#everOpened = true;
-      this.#openedAt = performance.now();
-      this.#emit("open");
-    }
+      this.close = () => done || lost({ code: 1000, reason: "", final: true });
 
-    #receive(data, meta) {
-      if (!meta || typeof data !== "string") return this.#emit("message", { data });
-      const { base64, ...fields } = parse(data);
-      if (fields.event === "gap" && !fields.id) return this.#emit("gap", fields);
-      if (base64 !== undefined) fields.data = Uint8Array.from(atob(base64), c => c.charCodeAt(0)).buffer;
-      this.#emit("message", this.#meta ? fields : { data: fields.data });
-    }
+      this.send = async data => {
+        if (this.transport === "websocket" && connection.readyState === 1) {
+          connection.send(data);
+          return true;
+        }
+        const headers = typeof data === "string" ? {} : { "Content-Type": "application/octet-stream" };
+        const response = await fetch(address("http"), { method: "POST", body: data, headers });
+        const { ok, status } = response, answer = parse(await response.text());
+        if (!ok) throw Object.assign(new Error(answer.message || "HTTP " + status), { status });
+        return answer;
+      };
 
-    #lost(code, reason, final = FINAL.includes(code)) {
-      const old = this.#connection;
-      old.onopen = old.onmessage = old.onclose = old.onerror = this.#connection = this.transport = null;
-      old.close();
-      if (performance.now() - this.#openedAt > STABLE) this.#retries = 0;
-      this.#openedAt = NaN;
-      clearTimeout(this.#timer);
-      if (final) {
-        this.#done = true;
-        removeEventListener("online", this.#online);
-      } else {
-        if (!this.#everOpened && ++this.#failures % 2 === 0) this.#transports.push(this.#transports.shift());
-        const { retryMin, retryMax } = this.#options;
-        if (this.#mayTry()) this.#retryIn(Math.min(retryMax, retryMin * 2 ** this.#retries++));
-      }
-      if (code === 1007 || code === 1009) this.#emit("error", { code, reason });
-      this.#emit("close", { code, reason, final });
-    }
-
-    #retryIn(delay) {
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#connect(), delay * (1 + Math.random()) / 2);
-    }
-
-    #mayTry() { // a server on this machine needs no network
-      return navigator.onLine || /^(localhost|127\.|\[::1)/.test(this.#url.hostname);
-    }
-
-    #online = () => {
-      this.#retries = 0;
-      if (!this.#connection) this.#retryIn(this.#options.retryMin / 4);
-    };
-
-    #emit(type, fields) {
-      this.dispatchEvent(Object.assign(new Event(type), fields));
+      addEventListener("online", online);
+      connect();
     }
   };
 }

@@ -1,1 +1,20 @@
-//! x
+//! Fanfare, the server: it acts on what `fanfare-core` decides.
+//!
+//! The path of a publication: [`api`] (or a session of a [`shard`]) makes a draft, [`publish`]
+//! hands it to the [`engine`], which orders it and pushes it to the mailboxes of the shards that
+//! listen; each shard delivers and flushes. ARCHITECTURE.md tells the whole story.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod config;
+mod door;
+pub mod engine;
+mod health;
+mod log_gate;
+pub mod logging;
+pub mod metrics;
+pub mod node;
+pub mod publish;
+pub mod shard;

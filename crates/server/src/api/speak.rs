@@ -1,0 +1,113 @@
+//! Speaking by POST, and looking at a channel by GET.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use fanfare_core::app::AppId;
+use fanfare_core::auth::{Identity, Operation};
+use fanfare_core::disconnect::Refusal;
+use fanfare_core::publication::{Audience, DataKind, Draft};
+use fanfare_core::wire::plain::batch::{self, BatchLimits};
+use fanfare_core::wire::plain::request::{PlainRequest, Target};
+use http::{HeaderMap, Request, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+
+use super::{Answer, asked, json, not_found};
+use crate::door::{self, Asked};
+use crate::engine::Receipt;
+use crate::node::Node;
+use crate::shard::Shard;
+
+/// `GET /ch/orders`: who listens, and where the order stands.
+pub(super) fn look(shard: &Shard, asked: &Asked<'_>) -> Result<Answer, Refusal> {
+    let node = &shard.node;
+    let listen = door::listen(node, asked, false)?;
+    if listen.since.is_some() {
+        return Err(Refusal::bad_request(
+            "since= needs kept messages, which this version has not; listen by WebSocket or event stream",
+        ));
+    }
+    let [channel] = listen.channels.as_slice() else {
+        return Err(Refusal::bad_request("ask for one channel at a time"));
+    };
+    let (listeners, next) = node.engine.look(AppId::DEFAULT, channel);
+    let name = serde_json::Value::from(channel.as_str());
+    Ok(json(format!("{{\"channel\":{name},\"listeners\":{listeners},\"next\":\"{next}\",\"messages\":[]}}\n")))
+}
+
+/// `POST`: the body is the message, or in NDJSON many messages.
+pub(super) async fn post(shard: &Rc<Shard>, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+    let node = &shard.node;
+    let limits = &node.config.limits;
+    if node.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let identity = node.rules.identify(&asked(request))?;
+    let plain = PlainRequest::parse(request.uri().path(), request.uri().query(), limits.subscriptions_max)
+        .ok_or_else(not_found)??;
+    let is_batch = plain.target == Target::PerMessage && is_ndjson(request.headers());
+    if is_batch {
+        let body = body(request, limits.body_bytes_max, "the request body", node).await?;
+        let limits = BatchLimits { lines_max: limits.batch_lines_max, message_bytes_max: limits.message_bytes_max };
+        let drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
+        for draft in &drafts {
+            permit(node, &draft.audience, identity)?;
+        }
+        let receipts = node.publisher.publish_all(drafts.into())?;
+        return Ok(json(receipts.iter().map(|receipt| format!("{}\n", line(receipt))).collect()));
+    }
+    let audience = match plain.speak_channels()? {
+        [] => Audience::Everyone,
+        channels => Audience::Channels(channels.into()),
+    };
+    // Permission before the body: who may not speak need not send.
+    permit(node, &audience, identity)?;
+    let binary = has_type(request.headers(), b"application/octet-stream");
+    let data = body(request, limits.message_bytes_max, "the message", node).await?;
+    let kind = if binary || std::str::from_utf8(&data).is_err() { DataKind::Binary } else { DataKind::Text };
+    let draft = Draft { app: AppId::DEFAULT, audience, event: plain.event, kind, data, speaker: None, excluded: None };
+    let receipt = node.publisher.publish(draft)?;
+    Ok(json(format!("{}\n", line(&receipt))))
+}
+
+fn line(receipt: &Receipt) -> String {
+    format!("{{\"id\":\"{}\",\"listeners\":{}}}", receipt.position, receipt.listeners)
+}
+
+fn permit(node: &Node, audience: &Audience, identity: Identity) -> Result<(), Refusal> {
+    let policy = &node.rules.policy;
+    match audience {
+        Audience::Everyone => policy.permit_everyone(identity),
+        Audience::Channels(channels) => {
+            channels.iter().try_for_each(|channel| policy.permit(channel, Operation::Speak, identity))
+        }
+    }
+}
+
+fn is_ndjson(fields: &HeaderMap) -> bool {
+    has_type(fields, b"application/x-ndjson") || has_type(fields, b"application/ndjson")
+}
+
+fn has_type(fields: &HeaderMap, wanted: &[u8]) -> bool {
+    fields.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let kind = value.as_bytes().split(|&b| b == b';').next().unwrap_or_default();
+        kind.trim_ascii().eq_ignore_ascii_case(wanted)
+    })
+}
+
+/// The whole body, if it is small enough and comes in time.
+async fn body(request: &mut Request<Incoming>, limit_bytes: usize, what: &'static str, node: &Node) -> Result<Bytes, Refusal> {
+    let too_large = Refusal::TooLarge { what, limit_bytes };
+    let body = request.body_mut();
+    if body.size_hint().lower() > limit_bytes as u64 {
+        return Err(too_large);
+    }
+    let collected = Limited::new(body, limit_bytes).collect();
+    match tokio::time::timeout(node.config.limits.body_time_max, collected).await {
+        Err(_) => Err(Refusal::TooSlow),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
+        Ok(Err(_)) => Err(Refusal::bad_request("the request body ended early or was not sent as announced")),
+    }
+}

@@ -1,0 +1,132 @@
+//! `fanfare listen`: prints what is said on channels, and comes back when the connection is lost.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::ServerArgs;
+
+/// The waiting time before the first attempt to come back, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  fanfare listen orders\n  fanfare listen orders stock --json | jq .data")]
+pub(super) struct Args {
+    /// The channels.
+    #[arg(required = true)]
+    channels: Vec<String>,
+    /// Print each message as the JSON object that the server sends.
+    #[arg(long)]
+    json: bool,
+    /// End after this many messages.
+    #[arg(long, value_name = "N")]
+    count: Option<u64>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(super) fn run(args: Args) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = follow(args) => result,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    })
+}
+
+async fn follow(args: Args) -> Result<()> {
+    let mut left = args.count.unwrap_or(u64::MAX);
+    let mut wait = RETRY.0;
+    loop {
+        match once(&args, &mut left, &mut wait).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => eprintln!("fanfare: the connection ended"),
+            Err(error) if error.is::<Final>() => return Err(error),
+            Err(error) => eprintln!("fanfare: {error:#}"),
+        }
+        let mut byte = [0];
+        let _ = getrandom::fill(&mut byte);
+        // Half to whole of the time, so that many listeners do not come back together.
+        tokio::time::sleep(wait / 2 + wait / 2 * u32::from(byte[0]) / 255).await;
+        wait = (wait * 2).min(RETRY.1);
+    }
+}
+
+/// The server said that coming back would change nothing.
+#[derive(Debug)]
+struct Final(String);
+
+impl std::fmt::Display for Final {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Final {}
+
+/// One connection. `true`: enough messages came.
+async fn once(args: &Args, left: &mut u64, wait: &mut Duration) -> Result<bool> {
+    let authority = args.server.authority()?;
+    let names: Vec<String> = args
+        .channels
+        .iter()
+        .map(|name| format!("name={}", percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC)))
+        .collect();
+    let mut request = format!("ws://{authority}/ch?meta=1&{}", names.join("&")).into_client_request()?;
+    if let Some(key) = ServerArgs::key() {
+        request.headers_mut().insert("Authorization", format!("Bearer {key}").parse()?);
+    }
+    let socket = tokio::net::TcpStream::connect(authority).await;
+    let socket = socket.with_context(|| format!("no server answers at {authority}"))?;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, socket).await.context("the server refused the connection")?;
+    loop {
+        match next(&mut socket).await {
+            None | Some(Err(Error::ConnectionClosed)) => return Ok(false),
+            Some(Err(error)) => bail!("connection lost: {error}"),
+            Some(Ok(Message::Text(text))) => {
+                *wait = RETRY.0;
+                if print(args, &text).is_err() {
+                    // Whoever read our output has gone.
+                    return Ok(true);
+                }
+                *left -= 1;
+                if *left == 0 {
+                    let _ = socket.close(None).await;
+                    return Ok(true);
+                }
+            }
+            Some(Ok(Message::Close(Some(frame)))) if (4400..4500).contains(&u16::from(frame.code)) => {
+                return Err(Final(format!("refused ({}): {}", u16::from(frame.code), frame.reason)).into());
+            }
+            Some(Ok(_)) => {}
+        }
+    }
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
+
+async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
+    use futures_util::StreamExt;
+    socket.next().await
+}
+
+fn print(args: &Args, text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let message = serde_json::from_str::<serde_json::Value>(text);
+    match message {
+        Ok(message) if !args.json => {
+            let field = |name: &str| message[name].as_str();
+            let event = field("event").map_or(String::new(), |event| format!(" [{event}]"));
+            let data = field("data").map_or_else(|| format!("(base64) {}", field("base64").unwrap_or_default()), str::to_owned);
+            // A message must not be able to move the cursor or set the terminal's title.
+            let data: String = data.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+            writeln!(out, "{}{event} {data}", field("channel").unwrap_or_default())?;
+        }
+        _ => writeln!(out, "{text}")?,
+    }
+    out.flush()
+}

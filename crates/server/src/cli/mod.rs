@@ -1,0 +1,210 @@
+//! The command line: `fanfare` alone starts the server; the other commands talk to one.
+//!
+//! Errors are one clear sentence on standard error. Exit status: 0 done, 1 failed, 2 wrong usage,
+//! 78 a configuration that cannot be used.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, EXIT_CONFIG, LogFormat, Sources};
+
+mod listen;
+mod publish;
+
+const STORY: &str = "\
+Try it:
+  fanfare                                                 start the server
+  curl -d 'order 7 paid' http://localhost:8080/ch/orders  say something
+  fanfare listen orders                                   hear it; or open http://localhost:8080/
+
+In a page: new WebSocket('ws://localhost:8080/ch/orders') or new EventSource('/ch/orders').";
+
+/// Broadcast updates from the server to every browser, phone and service that listens.
+#[derive(Debug, Parser)]
+#[command(name = "fanfare", version, after_help = STORY, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the server (what `fanfare` alone does).
+    Serve(ServeArgs),
+    /// Say something on a channel.
+    Publish(publish::Args),
+    /// Hear what is said on channels.
+    Listen(listen::Args),
+    /// Print all settings with their defaults, or check a file.
+    Config(ConfigArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(clap::Args, Debug, Default)]
+struct ServeArgs {
+    /// Configuration file in TOML [env: FANFARE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port of the doors [default: 127.0.0.1:8080] [env: FANFARE_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Address and port for health and metrics, or auto, or off [env: FANFARE_ADMIN_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin_listen: Option<String>,
+    /// Where publications get their order [default: memory] [env: FANFARE_ENGINE]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// Threads that own connections; 0 means one per core [env: FANFARE_SHARDS]
+    #[arg(long, value_name = "N")]
+    shards: Option<usize>,
+    /// Form of log lines [env: FANFARE_LOG_FORMAT]
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+    /// error, warn, info, debug, trace, or directives [env: FANFARE_LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+#[derive(clap::Args, Debug)]
+struct ConfigArgs {
+    /// Check this file (with the environment) instead, and say what is wrong.
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    run_with(std::env::args_os())
+}
+
+fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        None => return serve(&cli.serve),
+        Some(Command::Serve(args)) => return serve(&args),
+        Some(Command::Config(args)) => return print_or_check(&args),
+        Some(Command::Publish(args)) => publish::run(args),
+        Some(Command::Listen(args)) => listen::run(args),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "fanfare", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}"), 1),
+    }
+}
+
+fn fail(message: &str, status: u8) -> ExitCode {
+    eprintln!("fanfare: {message}");
+    ExitCode::from(status)
+}
+
+fn serve(args: &ServeArgs) -> ExitCode {
+    let flags = [
+        ("listen", args.listen.clone()),
+        ("admin_listen", args.admin_listen.clone()),
+        ("engine", args.engine.clone()),
+        ("shards", args.shards.map(|shards| shards.to_string())),
+        ("log.format", args.log_format.map(|format| format!("{format:?}").to_lowercase())),
+        ("log.level", args.log_level.clone()),
+    ];
+    let flags = flags.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect();
+    let path = args.config.clone().or_else(|| std::env::var_os("FANFARE_CONFIG").map(PathBuf::from));
+    let loaded = read_sources(path, flags).and_then(|sources| config::load(&sources).map_err(|error| error.to_string()));
+    let (config, warnings) = match loaded {
+        Ok(loaded) => loaded,
+        Err(message) => return fail(&message, EXIT_CONFIG),
+    };
+    crate::logging::start(&config.log);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match crate::node::serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}"), 1),
+    }
+}
+
+fn read_sources(path: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Sources, String> {
+    let file = match path {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            Some((path.display().to_string(), text))
+        }
+    };
+    let environment = std::env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    });
+    Ok(Sources { file, environment: environment.collect(), flags })
+}
+
+fn print_or_check(args: &ConfigArgs) -> ExitCode {
+    let Some(path) = &args.check else {
+        print!("{}", config::defaults_as_toml());
+        return ExitCode::SUCCESS;
+    };
+    let loaded = read_sources(Some(path.clone()), Vec::new()).and_then(|sources| config::load(&sources).map_err(|e| e.to_string()));
+    match loaded {
+        Ok((_, warnings)) => {
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            println!("ok");
+            ExitCode::SUCCESS
+        }
+        Err(message) => fail(&message, EXIT_CONFIG),
+    }
+}
+
+/// The server that a client command talks to.
+#[derive(clap::Args, Debug)]
+struct ServerArgs {
+    /// The server. The key is taken from FANFARE_KEY.
+    #[arg(long, value_name = "URL", env = "FANFARE_URL", default_value = "http://127.0.0.1:8080")]
+    server: String,
+}
+
+impl ServerArgs {
+    /// Host and port of the server.
+    fn authority(&self) -> anyhow::Result<&str> {
+        let rest = self.server.trim_end_matches('/').strip_prefix("http://");
+        rest.filter(|authority| !authority.contains('/'))
+            .ok_or_else(|| anyhow::anyhow!("{:?} is not a server; write it like http://127.0.0.1:8080", self.server))
+    }
+
+    fn key() -> Option<String> {
+        std::env::var("FANFARE_KEY").ok().filter(|key| !key.is_empty())
+    }
+}
+
+/// The path of a channel, with everything escaped that has a meaning in a URL.
+fn channel_path(channel: &str) -> String {
+    let escaped = percent_encoding::utf8_percent_encode(channel, percent_encoding::NON_ALPHANUMERIC);
+    format!("/ch/{escaped}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

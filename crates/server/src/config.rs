@@ -1,0 +1,452 @@
+//! The configuration: one value, made of four layers, weak to strong: defaults, a TOML file,
+//! `FANFARE_*` variables of the environment, flags of the command line.
+//!
+//! The doc comment of a field is its reference entry. Unknown keys are refused, and so is
+//! everything that contradicts itself, before the first socket opens; a message names the key as
+//! the operator wrote it, with its line in the file or the name of the variable.
+//!
+//! Secrets come from the file or the environment, never from a flag: flags are visible to every
+//! user of the machine.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use fanfare_core::auth::{OriginRules, Secret};
+use fanfare_core::channel::ChannelPattern;
+use fanfare_core::limits::{Limits, seconds};
+use serde::{Deserialize, Deserializer, Serialize};
+use thiserror::Error;
+
+/// Most shards of one node: a set of shards is one 64-bit word.
+pub const SHARDS_MAX: usize = 64;
+
+/// Exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits).
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Shortest key that is accepted beyond loopback, in bytes.
+const KEY_BYTES_MIN: usize = 16;
+
+/// Shorter keys can be guessed offline from one captured token.
+const KEY_BYTES_WANTED: usize = 32;
+
+/// Keys that stand in examples and so in other people's configurations.
+const SAMPLE_KEYS: [&str; 8] =
+    ["secret", "app-secret", "changeme", "change-me", "password", "fanfare", "!changethismercurehubjwtsecretkey!", "your-secret-key-goes-here"];
+
+/// Everything a node can be told.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address and port for the doors. Beyond loopback a `key` is needed. Default 127.0.0.1:8080.
+    #[serde(deserialize_with = "address")]
+    pub listen: SocketAddr,
+
+    /// Where health, readiness and metrics are served: an address and port, `off`, or `auto`: on
+    /// the doors' own port as long as no key is set (development), else on 127.0.0.1, one port
+    /// higher. Default auto.
+    pub admin_listen: String,
+
+    /// The key: whoever shows it (`Authorization: Bearer …`) is the back end. Without one, the
+    /// server only listens on loopback and everyone may publish. At least 16 bytes beyond
+    /// loopback. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Secret>,
+
+    /// Where publications get their order: `memory`. Default memory.
+    pub engine: String,
+
+    /// Threads that own connections; 0 means one per core. At most 64. Default 0.
+    pub shards: usize,
+
+    /// Origins whose pages may connect, besides the server's own: `https://shop.example`,
+    /// `https://*.shop.example`, `null`, or `*`. Default none.
+    pub origins: Vec<String>,
+
+    /// Host names that the server answers for, besides loopback names; empty beyond loopback means
+    /// any. Needed when a proxy passes the public host name to a loopback address. Default none.
+    pub hosts: Vec<String>,
+
+    /// Log lines.
+    pub log: Log,
+
+    /// Rules for channels by name.
+    pub channels: Channels,
+
+    /// Timing of sessions.
+    pub sessions: Sessions,
+
+    /// What connections and publications may cost.
+    pub limits: Limits,
+}
+
+/// Section `[log]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `text` for people or `json` for programs. Default text.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,fanfare=debug`.
+    /// Default info.
+    pub level: String,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Section `[channels]`. A pattern is a name, or a beginning of names followed by `*`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Channels {
+    /// Channels that only the back end may listen to. Default `private/*` and `user/*`.
+    pub private: Vec<String>,
+    /// Channels that clients may speak on. Default `main` and `talk/*`.
+    pub talk: Vec<String>,
+}
+
+/// Section `[sessions]`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sessions {
+    /// Time between pings of a WebSocket, and between comments of an event stream. A WebSocket
+    /// that is silent for two of them is closed. Default 25s.
+    #[serde(with = "seconds")]
+    pub ping_interval: Duration,
+    /// Age at which an event stream ends, give or take a fifth; browsers come back by
+    /// themselves. Default 600s.
+    #[serde(with = "seconds")]
+    pub stream_age_max: Duration,
+    /// Most time over which sessions are closed when the server stops. Default 20s.
+    #[serde(with = "seconds")]
+    pub drain: Duration,
+    /// A text that clients send to keep the line open, and the answer, for example
+    /// `["ping", "pong"]`. Such a text is not relayed. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<[String; 2]>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080),
+            admin_listen: "auto".to_owned(),
+            key: None,
+            engine: "memory".to_owned(),
+            shards: 0,
+            origins: Vec::new(),
+            hosts: Vec::new(),
+            log: Log::default(),
+            channels: Channels::default(),
+            sessions: Sessions::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".to_owned() }
+    }
+}
+
+impl Default for Channels {
+    fn default() -> Self {
+        let owned = |texts: [&str; 2]| texts.map(str::to_owned).to_vec();
+        Self { private: owned(["private/*", "user/*"]), talk: owned(["main", "talk/*"]) }
+    }
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            ping_interval: Duration::from_secs(25),
+            stream_age_max: Duration::from_mins(10),
+            drain: Duration::from_secs(20),
+            heartbeat: None,
+        }
+    }
+}
+
+/// Reads `ADDR:PORT`, also with `localhost`.
+pub fn parse_address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => port.parse().ok().map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+        None => text.parse().ok(),
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_address(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!("{text:?} is not an address and port such as 127.0.0.1:8080 or [::]:8080"))
+    })
+}
+
+/// A configuration that cannot be used. The text says what to write instead.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// Where the layers come from. Passed in, so that tests need no environment of their own.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Name and text of the file, if there is one.
+    pub file: Option<(String, String)>,
+    /// Variables of the environment.
+    pub environment: Vec<(String, String)>,
+    /// Flags: the key as in the file (`log.format`), and the value.
+    pub flags: Vec<(&'static str, String)>,
+}
+
+/// Variables that begin with `FANFARE_` and are not settings of the server.
+const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
+
+/// Settings without a default value, which so do not show up in a printed default.
+const OPTIONAL: [&str; 2] = ["key", "sessions.heartbeat"];
+
+/// Makes a configuration of its layers. The second part are warnings for the log.
+pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
+    let mut table = toml::Table::new();
+    if let Some((name, text)) = &sources.file {
+        // Read once into its final form, so that errors point into the file.
+        toml::from_str::<Config>(text).map_err(|error| ConfigError(in_file(name, text, &error)))?;
+        table = text.parse().map_err(|error: toml::de::Error| ConfigError(in_file(name, text, &error)))?;
+    }
+    let known = keys();
+    for (name, value) in &sources.environment {
+        let Some(rest) = name.strip_prefix("FANFARE_") else { continue };
+        if OTHER_VARIABLES.contains(&name.as_str()) {
+            continue;
+        }
+        let key = known.iter().find(|key| variable(key) == *name);
+        let key = match (key, rest) {
+            (Some(key), _) => key.clone(),
+            (None, "LOG") => "log.level".to_owned(),
+            (None, _) => {
+                let near = known.iter().map(|key| variable(key)).min_by_key(|known| distance(known, name));
+                let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
+                return Err(ConfigError(format!("{name} is not a setting{near}")));
+            }
+        };
+        set(&mut table, &key, value);
+        check_table(&table, name)?;
+    }
+    for (key, value) in &sources.flags {
+        set(&mut table, key, value);
+        check_table(&table, &format!("--{}", key.replace(['.', '_'], "-")))?;
+    }
+    let config = Config::deserialize(table).map_err(|error| ConfigError(one_line(error.message())))?;
+    let warnings = config.check()?;
+    Ok((config, warnings))
+}
+
+fn check_table(table: &toml::Table, source: &str) -> Result<(), ConfigError> {
+    match Config::deserialize(table.clone()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ConfigError(format!("{source}: {}", one_line(error.message())))),
+    }
+}
+
+fn in_file(name: &str, text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map(|span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
+    let line = line.map_or(String::new(), |line| format!(", line {line}"));
+    let wrong = error.span().and_then(|span| text.get(span)).unwrap_or_default();
+    let key = wrong.split(['=', '\n']).next().unwrap_or_default().trim();
+    let message = one_line(error.message());
+    let near = if message.contains("unknown field") {
+        let near = keys().into_iter().min_by_key(|known| {
+            let last = known.rsplit('.').next().unwrap_or(known);
+            distance(last, key)
+        });
+        near.map_or(String::new(), |near| format!("; did you mean `{near}`?"))
+    } else {
+        String::new()
+    };
+    format!("{name}{line}: {message}{near}")
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The keys of all settings, sections joined by dots.
+fn keys() -> Vec<String> {
+    let mut keys: Vec<String> = OPTIONAL.map(str::to_owned).to_vec();
+    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
+    for (key, value) in &defaults {
+        match value {
+            toml::Value::Table(section) => keys.extend(section.keys().map(|inner| format!("{key}.{inner}"))),
+            _ => keys.push(key.clone()),
+        }
+    }
+    keys
+}
+
+/// The variable of a setting: `FANFARE_` and the key in capitals.
+fn variable(key: &str) -> String {
+    format!("FANFARE_{}", key.replace('.', "_").to_uppercase())
+}
+
+/// Puts a text into the table, in the form that the setting has by default.
+fn set(table: &mut toml::Table, key: &str, text: &str) {
+    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
+    let (section, name) = key.split_once('.').map_or((None, key), |(section, name)| (Some(section), name));
+    let default = match section {
+        Some(section) => defaults.get(section).and_then(|section| section.get(name)),
+        None => defaults.get(name),
+    };
+    let list = || toml::Value::Array(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Into::into).collect());
+    let value = match default {
+        Some(toml::Value::Integer(_)) => text.parse::<i64>().map_or_else(|_| text.into(), toml::Value::Integer),
+        Some(toml::Value::Array(_)) => list(),
+        None if key == "sessions.heartbeat" => list(),
+        _ => text.into(),
+    };
+    let target = match section {
+        None => table,
+        Some(section) => {
+            let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            match entry {
+                toml::Value::Table(inner) => inner,
+                _ => return,
+            }
+        }
+    };
+    target.insert(name.to_owned(), value);
+}
+
+/// Levenshtein distance: how many letters differ.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let next = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+impl Config {
+    /// How many shards to start.
+    pub fn shard_count(&self) -> usize {
+        match self.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX),
+            count => count,
+        }
+    }
+
+    /// Whether the operator named a listener of his own for health and metrics.
+    pub fn admin_is_separate(&self) -> bool {
+        !matches!(self.admin_listen.as_str(), "auto" | "off")
+    }
+
+    /// Where health and metrics are served besides the doors' own port; `doors` is where those are.
+    pub fn admin_address(&self, doors: SocketAddr) -> Option<SocketAddr> {
+        match self.admin_listen.as_str() {
+            "off" => None,
+            "auto" => {
+                // A port that the system chose has no meaningful neighbour.
+                let port = if self.listen.port() == 0 { 0 } else { doors.port().checked_add(1)? };
+                Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+            }
+            text => parse_address(text),
+        }
+    }
+
+    /// Finds contradictions; returns warnings.
+    fn check(&self) -> Result<Vec<String>, ConfigError> {
+        let mut warnings = Vec::new();
+        let public = !self.listen.ip().is_loopback();
+        match &self.key {
+            None if public => return Err(ConfigError(self.key_needed())),
+            None => {}
+            Some(key) => {
+                let length = key.expose().len();
+                let sample = SAMPLE_KEYS.contains(&key.expose().to_lowercase().as_str());
+                let weak = sample || length < KEY_BYTES_MIN;
+                let cause = if sample { "is a sample out of somebody's documentation" } else { "is shorter than 16 bytes" };
+                if weak && public {
+                    return Err(ConfigError(format!("the key {cause}; a good one for this server: {}", fresh_key())));
+                }
+                if weak {
+                    warnings.push(format!("the key {cause}; this is only accepted on loopback"));
+                } else if length < KEY_BYTES_WANTED {
+                    warnings.push("the key is shorter than 32 bytes and could be guessed from a captured token".to_owned());
+                }
+            }
+        }
+        if self.engine != "memory" {
+            return Err(ConfigError(format!("engine: this version has \"memory\", not {:?}", self.engine)));
+        }
+        if self.shards > SHARDS_MAX {
+            return Err(ConfigError(format!("shards: at most {SHARDS_MAX}, not {}", self.shards)));
+        }
+        if self.admin_is_separate() && parse_address(&self.admin_listen).is_none() {
+            return Err(ConfigError(format!("admin_listen: {:?} is not \"auto\", \"off\" or an address and port", self.admin_listen)));
+        }
+        if self.admin_address(self.listen).is_some_and(|address| !address.ip().is_loopback()) {
+            return Err(ConfigError("admin_listen: only a loopback address; put a proxy that asks for a password in front of it".to_owned()));
+        }
+        OriginRules::new(&self.origins, false).map_err(|error| ConfigError(format!("origins: {error}")))?;
+        for (key, patterns) in [("channels.private", &self.channels.private), ("channels.talk", &self.channels.talk)] {
+            for pattern in patterns {
+                ChannelPattern::new(pattern).map_err(|error| ConfigError(format!("{key}: {pattern:?}: {error}")))?;
+            }
+        }
+        if self.sessions.ping_interval < Duration::from_secs(1) {
+            return Err(ConfigError("sessions.ping_interval must be at least 1s".to_owned()));
+        }
+        if self.sessions.stream_age_max < Duration::from_secs(1) {
+            return Err(ConfigError("sessions.stream_age_max must be at least 1s".to_owned()));
+        }
+        self.limits.check().map_err(|error| ConfigError(error.to_string()))?;
+        Ok(warnings)
+    }
+
+    fn key_needed(&self) -> String {
+        let key = fresh_key();
+        format!(
+            "{} can be reached from other machines, so a key is needed: whoever knows it may publish.\n\
+             Here is a fresh one. Add it to the configuration file:\n\n    key = \"{key}\"\n\n\
+             or to the environment:\n\n    FANFARE_KEY={key}",
+            self.listen
+        )
+    }
+}
+
+/// 32 random bytes as 64 hexadecimal digits.
+fn fresh_key() -> String {
+    let mut bytes = [0_u8; 32];
+    if getrandom::fill(&mut bytes).is_err() {
+        return "(no random numbers on this machine)".to_owned();
+    }
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// All settings with their defaults, ready to be saved and changed.
+pub fn defaults_as_toml() -> String {
+    let body = toml::to_string(&Config::default()).unwrap_or_default();
+    format!(
+        "# All settings of Fanfare with their defaults; docs/configuration.md explains each.\n\
+         # Environment: FANFARE_ and the key in capitals, for example FANFARE_LIMITS_MESSAGE_BYTES_MAX.\n\
+         # key = \"…\"  (or FANFARE_KEY)\n\n{body}"
+    )
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,120 @@
+//! What happens before a request is served, the same in both lanes: may this host and origin ask,
+//! who asks, for what, and is that allowed.
+//!
+//! The shard calls this for a connection's first request, the HTTP server for all others. Both
+//! make an [`Asked`] of their own kind of request, so there is one place that decides.
+
+use fanfare_core::app::AppId;
+use fanfare_core::auth::{HostRules, Identity, Operation, OriginRules, Policy};
+use fanfare_core::channel::ChannelName;
+use fanfare_core::disconnect::Refusal;
+use fanfare_core::publication::WireForm;
+use fanfare_core::wire::plain::request::{self, PlainRequest, Since};
+use smallvec::SmallVec;
+
+use crate::node::Node;
+
+/// The parts of a request that decide.
+#[derive(Debug, Default)]
+pub(crate) struct Asked<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+    pub(crate) host: Option<&'a str>,
+    pub(crate) origins: SmallVec<[&'a [u8]; 1]>,
+    pub(crate) authorization: Option<&'a [u8]>,
+    pub(crate) accept: Option<&'a [u8]>,
+    pub(crate) last_event_id: Option<&'a str>,
+}
+
+/// Rules of a node, made from its configuration.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) policy: Policy,
+    pub(crate) origins: OriginRules,
+    pub(crate) hosts: HostRules,
+}
+
+/// A request to listen that was allowed.
+#[derive(Clone, Debug)]
+pub(crate) struct Listen {
+    pub(crate) app: AppId,
+    pub(crate) channels: SmallVec<[ChannelName; 1]>,
+    pub(crate) form: WireForm,
+    pub(crate) echo: bool,
+    pub(crate) since: Option<Since>,
+    pub(crate) may_speak: bool,
+}
+
+impl Asked<'_> {
+    /// Whether the answer may be an event stream.
+    pub(crate) fn wants_stream(&self) -> bool {
+        self.accept.is_some_and(|accept| {
+            accept
+                .split(|&b| b == b',')
+                .filter_map(|item| item.split(|&b| b == b';').next())
+                .any(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+        })
+    }
+
+    /// Whether a person's browser asks for a page.
+    pub(crate) fn wants_page(&self) -> bool {
+        self.accept.is_some_and(|accept| accept.windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html")))
+    }
+}
+
+impl Rules {
+    /// Host and origin, for every request. Returns the origin to name in CORS fields.
+    pub(crate) fn gate<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
+        self.hosts.check(asked.host)?;
+        self.origins.check(asked.origins.iter().copied(), asked.host)
+    }
+
+    /// Who asks.
+    pub(crate) fn identify(&self, asked: &Asked<'_>) -> Result<Identity, Refusal> {
+        self.policy.identify(asked.authorization.and_then(request::bearer))
+    }
+}
+
+/// What a request to listen gets.
+pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<Listen, Refusal> {
+    if node.is_probe(asked.path) {
+        return Ok(node.probe_listen());
+    }
+    let parsed = PlainRequest::parse(asked.path, asked.query, node.config.limits.subscriptions_max);
+    let parsed = parsed.ok_or_else(|| Refusal::NotFound("nothing lives here; channels are at /ch/{name}".into()))??;
+    let channels = parsed.listen_channels()?;
+    let identity = node.rules.identify(asked)?;
+    let policy = &node.rules.policy;
+    for channel in channels {
+        policy.permit(channel, Operation::Listen, identity)?;
+    }
+    Ok(Listen {
+        app: AppId::DEFAULT,
+        channels: channels.into(),
+        form: parsed.form(websocket),
+        echo: parsed.echo,
+        since: parsed.since.or_else(|| asked.last_event_id.filter(|id| !id.is_empty()).map(Since::parse)),
+        may_speak: websocket && channels.iter().all(|channel| policy.permit_frame(channel).is_ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(accept: &str, stream: bool, page: bool) {
+        let asked = Asked { accept: Some(accept.as_bytes()), ..Asked::default() };
+        assert_eq!((asked.wants_stream(), asked.wants_page()), (stream, page), "{accept}");
+    }
+
+    #[test]
+    fn accept_chooses_the_form_of_the_answer() {
+        check("text/event-stream", true, false);
+        check("application/json, Text/Event-Stream;q=0.9", true, false);
+        check("text/html,application/xhtml+xml,*/*;q=0.8", false, true);
+        check("*/*", false, false);
+        check("text/event-streams", false, false);
+        check("", false, false);
+    }
+}

@@ -1,0 +1,212 @@
+//! Every figure that an operator can read: names, meanings, and how they are counted.
+//!
+//! Hot counters are plain cells, one set per shard, written by that shard alone and summed when
+//! somebody asks, so that counting costs an uncontended increment. Labels come from closed sets;
+//! never a channel, user or address. The text format is that of Prometheus.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fanfare_core::disconnect::{Disconnect, Refusal};
+use fanfare_core::session::Session;
+use parking_lot::Mutex;
+
+use crate::node::Node;
+
+/// A number that only rises.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, count: usize) {
+        self.0.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Reads it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters by a label of a closed set. Written rarely: once per refusal or close.
+#[derive(Debug, Default)]
+pub struct Labelled(Mutex<Vec<(&'static str, u64)>>);
+
+impl Labelled {
+    fn add(&self, label: &'static str) {
+        let mut counts = self.0.lock();
+        match counts.iter_mut().find(|(known, _)| *known == label) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((label, 1)),
+        }
+    }
+}
+
+/// What a node counts.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Accepted publications.
+    pub published: Counter,
+    refusals: Labelled,
+    disconnects: Labelled,
+    /// One set per shard.
+    pub shards: Vec<ShardMetrics>,
+    start: Instant,
+}
+
+/// What a shard counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ShardMetrics {
+    /// Connections accepted.
+    pub accepted: Counter,
+    websockets_opened: Counter,
+    websockets_closed: Counter,
+    streams_opened: Counter,
+    streams_closed: Counter,
+    /// Publications handed to a session's outbox.
+    pub deliveries: Counter,
+    /// Bytes written to sockets of sessions.
+    pub bytes_out: Counter,
+    /// Bytes read from sockets of sessions.
+    pub bytes_in: Counter,
+    turns: Counter,
+    turn_nanos: Counter,
+    turn_nanos_max: AtomicU64,
+    disconnects: Labelled,
+    /// Ticks of the shard's own clock: stands still when the shard does.
+    beats: AtomicU64,
+}
+
+impl ShardMetrics {
+    pub(crate) fn opened(&self, session: &Session) {
+        match session {
+            Session::PlainWebSocket(_) => self.websockets_opened.add(1),
+            Session::EventStream(_) => self.streams_opened.add(1),
+        }
+    }
+
+    pub(crate) fn closed(&self, session: &Session, why: &Disconnect) {
+        match session {
+            Session::PlainWebSocket(_) => self.websockets_closed.add(1),
+            Session::EventStream(_) => self.streams_closed.add(1),
+        }
+        self.disconnects.add(why.label());
+    }
+
+    pub(crate) fn turn(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.turns.add(1);
+        self.turn_nanos.0.fetch_add(nanos, Ordering::Relaxed);
+        self.turn_nanos_max.fetch_max(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that rises as long as the shard runs.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+}
+
+impl Metrics {
+    /// Zeroes for this many shards.
+    pub fn new(shards: usize) -> Self {
+        Self {
+            published: Counter::default(),
+            refusals: Labelled::default(),
+            disconnects: Labelled::default(),
+            shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
+            start: Instant::now(),
+        }
+    }
+
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        self.refusals.add(refusal.word());
+    }
+
+    fn sum(&self, read: impl Fn(&ShardMetrics) -> u64) -> u64 {
+        self.shards.iter().map(read).sum()
+    }
+
+    /// All figures in the text format.
+    pub fn render(&self, node: &Node) -> String {
+        let mut out = Exposition(String::with_capacity(4 << 10));
+        let gap = |opened: u64, closed: u64| opened.saturating_sub(closed);
+        let websockets = gap(self.sum(|s| s.websockets_opened.get()), self.sum(|s| s.websockets_closed.get()));
+        let streams = gap(self.sum(|s| s.streams_opened.get()), self.sum(|s| s.streams_closed.get()));
+
+        out.head("fanfare_sessions", "gauge", "Open sessions by transport.");
+        out.line("fanfare_sessions", "transport", "websocket", websockets);
+        out.line("fanfare_sessions", "transport", "event_stream", streams);
+        out.head("fanfare_sessions_opened_total", "counter", "Sessions opened by transport.");
+        out.line("fanfare_sessions_opened_total", "transport", "websocket", self.sum(|s| s.websockets_opened.get()));
+        out.line("fanfare_sessions_opened_total", "transport", "event_stream", self.sum(|s| s.streams_opened.get()));
+        out.head("fanfare_disconnects_total", "counter", "Sessions ended, by reason.");
+        let mut reasons: Vec<(&'static str, u64)> = self.disconnects.0.lock().clone();
+        for shard in &self.shards {
+            for (label, count) in shard.disconnects.0.lock().iter() {
+                match reasons.iter_mut().find(|(known, _)| known == label) {
+                    Some((_, sum)) => *sum += count,
+                    None => reasons.push((label, *count)),
+                }
+            }
+        }
+        reasons.iter().for_each(|(label, count)| out.line("fanfare_disconnects_total", "reason", label, *count));
+        out.head("fanfare_refusals_total", "counter", "Requests and publications refused, by error word.");
+        for (label, count) in self.refusals.0.lock().iter() {
+            out.line("fanfare_refusals_total", "error", label, *count);
+        }
+        out.one("fanfare_connections_accepted_total", "counter", "Connections accepted.", self.sum(|s| s.accepted.get()));
+        out.one("fanfare_connections", "gauge", "Open connections in the shards' tables and the HTTP server.", node.connections() as u64);
+        out.one("fanfare_connections_max", "gauge", "Limit of open connections.", node.connections_max as u64);
+        out.one("fanfare_channels", "gauge", "Channels with listeners.", node.engine.channels() as u64);
+        out.one("fanfare_publications_total", "counter", "Publications accepted.", self.published.get());
+        out.one("fanfare_deliveries_total", "counter", "Publications handed to a session.", self.sum(|s| s.deliveries.get()));
+        out.one("fanfare_bytes_sent_total", "counter", "Bytes written to sessions on the fast lane.", self.sum(|s| s.bytes_out.get()));
+        out.one("fanfare_bytes_received_total", "counter", "Bytes read from sessions.", self.sum(|s| s.bytes_in.get()));
+        out.head("fanfare_mailbox_publications", "gauge", "Publications waiting for a shard.");
+        for (shard, mailbox) in node.mailboxes.iter().enumerate() {
+            out.line("fanfare_mailbox_publications", "shard", &shard.to_string(), mailbox.len() as u64);
+        }
+        out.head("fanfare_mailbox_refused_total", "counter", "Publications refused because a shard's mailbox was full.");
+        for (shard, mailbox) in node.mailboxes.iter().enumerate() {
+            out.line("fanfare_mailbox_refused_total", "shard", &shard.to_string(), mailbox.refused() as u64);
+        }
+        out.one("fanfare_turns_total", "counter", "Turns of all shards.", self.sum(|s| s.turns.get()));
+        out.seconds("fanfare_turn_seconds_total", "counter", "Time spent in turns.", self.sum(|s| s.turn_nanos.get()));
+        let slowest = self.shards.iter().map(|s| s.turn_nanos_max.swap(0, Ordering::Relaxed)).max().unwrap_or(0);
+        out.seconds("fanfare_turn_seconds_max", "gauge", "Longest turn since this was last read.", slowest);
+        out.head("fanfare_log_lines_suppressed_total", "counter", "Log lines of frequent kinds that were only counted.");
+        out.line("fanfare_log_lines_suppressed_total", "kind", "session", node.log.suppressed());
+        out.one("fanfare_uptime_seconds", "gauge", "Seconds since the start.", self.start.elapsed().as_secs());
+        out.0
+    }
+}
+
+struct Exposition(String);
+
+impl Exposition {
+    // Writing to a String cannot fail.
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, label: &str, value: &str, number: u64) {
+        let _ = writeln!(self.0, "{name}{{{label}=\"{value}\"}} {number}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, number: u64) {
+        self.head(name, kind, help);
+        let _ = writeln!(self.0, "{name} {number}");
+    }
+
+    fn seconds(&mut self, name: &str, kind: &str, help: &str, nanos: u64) {
+        self.head(name, kind, help);
+        let _ = writeln!(self.0, "{name} {}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    }
+}

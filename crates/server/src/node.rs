@@ -1,0 +1,413 @@
+//! One node: what its shards share, how it starts, and how it goes away.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use fanfare_core::app::AppId;
+use fanfare_core::auth::{HostRules, OriginRules, Policy};
+use fanfare_core::channel::{ChannelName, ChannelPattern};
+use fanfare_core::disconnect::Refusal;
+use fanfare_core::position::Epoch;
+use fanfare_core::publication::WireForm;
+use fanfare_core::session::{StreamSettings, WebSocketSettings};
+use fanfare_core::wire::websocket::DecodeLimits;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use smallvec::SmallVec;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::door::{Listen, Rules};
+use crate::engine::{Engine, Mailboxes, MemoryEngine};
+use crate::log_gate::{Kind, LogGate};
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::shard::Shard;
+use crate::shard::mailbox::Mailbox;
+
+/// Descriptors kept back for the engine, files, and telling those who find no room so.
+const DESCRIPTORS_KEPT: usize = 64;
+
+/// Pending connections that the kernel holds per listener.
+const BACKLOG: i32 = 4_096;
+
+/// Sessions closed per second when going away, unless `sessions.drain` asks for more.
+const DRAIN_PER_SECOND: usize = 500;
+
+/// Time between the slices of a drain.
+const DRAIN_SLICE: Duration = Duration::from_millis(50);
+
+/// Time after the last session was told, for outboxes and requests to finish.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// What the shards of a node share. Never changes after the start, but for counters and flags.
+pub struct Node {
+    /// The configuration that the node runs with.
+    pub config: Config,
+    /// Everything that is published passes here.
+    pub publisher: Publisher,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) mailboxes: Mailboxes,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    pub(crate) log: LogGate,
+    pub(crate) rules: Rules,
+    pub(crate) websocket_settings: Arc<WebSocketSettings>,
+    pub(crate) stream_settings: Arc<StreamSettings>,
+    pub(crate) connections_max: usize,
+    pub(crate) handshakes_max: usize,
+    /// Whether the door's own listener also answers what an operator asks.
+    pub(crate) admin_inside: bool,
+    probe_path: String,
+    draining: watch::Sender<bool>,
+    ready: AtomicBool,
+    requests: AtomicUsize,
+}
+
+impl Node {
+    /// A node for this configuration; nothing is opened yet.
+    pub fn new(config: Config) -> Result<Arc<Self>> {
+        let shards = config.shard_count();
+        let limits = &config.limits;
+        let mailbox = |_| Arc::new(Mailbox::new(limits.mailbox_publications_max, limits.mailbox_bytes_max));
+        let mailboxes: Mailboxes = (0..shards).map(mailbox).collect();
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
+        // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
+        let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
+        let apps = [AppId::DEFAULT, AppId::PROBE];
+        let engine: Arc<dyn Engine> =
+            Arc::new(MemoryEngine::new(&apps, epoch, Arc::clone(&mailboxes), limits.channels_max));
+        let metrics = Arc::new(Metrics::new(shards));
+        let connections_max = match limits.connections_max {
+            0 => open_files_max().saturating_sub((open_files_max() / 20).max(DESCRIPTORS_KEPT)).max(1),
+            limit => limit,
+        };
+        let handshakes_max = match limits.handshakes_max {
+            0 => (connections_max / 10).max(256),
+            limit => limit,
+        };
+        let patterns = |texts: &[String]| -> Result<Vec<ChannelPattern>> {
+            texts.iter().map(|text| Ok(ChannelPattern::new(text)?)).collect()
+        };
+        let on_loopback = config.listen.ip().is_loopback();
+        let development = config.key.is_none() && on_loopback;
+        let rules = Rules {
+            policy: Policy {
+                key: config.key.clone(),
+                private: patterns(&config.channels.private)?,
+                talk: patterns(&config.channels.talk)?,
+            },
+            origins: OriginRules::new(&config.origins, development)?,
+            hosts: HostRules::new(&config.hosts, on_loopback),
+        };
+        let mut secret = [0; 16];
+        getrandom::fill(&mut secret).context("the operating system gives no random numbers")?;
+        Ok(Arc::new(Self {
+            publisher: Publisher::new(Arc::clone(&engine), Arc::clone(&metrics)),
+            engine,
+            mailboxes,
+            metrics,
+            log: LogGate::new(),
+            rules,
+            websocket_settings: Arc::new(WebSocketSettings {
+                ping_interval: config.sessions.ping_interval,
+                message_time_max: limits.message_time_max,
+                decode: DecodeLimits { message_bytes_max: limits.message_bytes_max, fragments_max: limits.fragments_max },
+                heartbeat: config.sessions.heartbeat.clone().map(|[ask, reply]| (ask, reply)),
+            }),
+            stream_settings: Arc::new(StreamSettings { heartbeat_interval: config.sessions.ping_interval }),
+            connections_max,
+            handshakes_max,
+            admin_inside: development,
+            probe_path: format!("/-/probe/{:032x}", u128::from_ne_bytes(secret)),
+            draining: watch::Sender::new(false),
+            ready: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+            config,
+        }))
+    }
+
+    /// Open connections, of sessions, unfinished heads and the HTTP server.
+    pub fn connections(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether one more session has a place; the connection itself is counted already.
+    pub(crate) fn room_for_one(&self) -> Result<(), Refusal> {
+        if self.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        if self.connections() > self.connections_max { Err(Refusal::Full) } else { Ok(()) }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Resolves when the node begins to go away.
+    pub(crate) async fn drained(&self) {
+        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+
+    /// Whether the last probe publication came back, and no drain has begun.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed) && !self.is_draining()
+    }
+
+    pub(crate) fn set_ready(&self, ready: bool) {
+        if self.ready.swap(ready, Ordering::Relaxed) != ready && !ready {
+            tracing::error!("the readiness probe failed: a publication did not come back through this server's own port");
+        }
+    }
+
+    pub(crate) fn is_probe(&self, path: &str) -> bool {
+        path.as_bytes().ct_eq(self.probe_path.as_bytes()).into()
+    }
+
+    pub(crate) fn probe_path(&self) -> &str {
+        &self.probe_path
+    }
+
+    /// What the probe's own session listens to, in an app of its own.
+    pub(crate) fn probe_listen(&self) -> Listen {
+        Listen {
+            app: AppId::PROBE,
+            channels: ChannelName::new("probe").into_iter().collect::<SmallVec<_>>(),
+            form: WireForm::WebSocketRaw,
+            echo: false,
+            since: None,
+            may_speak: false,
+        }
+    }
+
+    /// Counts a refusal and tells the operator, at a bounded rate.
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        self.metrics.refused(refusal);
+        self.log.say(Kind::Refused, || {
+            tracing::info!(error = refusal.word(), status = refusal.status(), reason = %refusal, "refused");
+        });
+    }
+}
+
+/// Raises the number of files that this process may open as far as it may, and says how many.
+fn open_files_max() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let now = if setrlimit(Resource::Nofile, wanted).is_ok() { limit.maximum } else { limit.current };
+    now.and_then(|files| usize::try_from(files).ok()).unwrap_or(1 << 20)
+}
+
+/// Runs a node until it is told to stop. Blocks.
+pub fn serve(config: Config) -> Result<()> {
+    let node = Node::new(config)?;
+    let (listeners, address) = bind_all(node.config.listen, node.mailboxes.len())?;
+    let admin = match node.config.admin_address(address) {
+        Some(address) if !node.admin_inside || node.config.admin_is_separate() => Some(bind_admin(address)?),
+        _ => None,
+    };
+    let (drain, draining) = watch::channel(Stage::Serving);
+    let mut threads = Vec::new();
+    let mut admin_socket = admin;
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let (node, draining) = (Arc::clone(&node), draining.clone());
+        let admin = if index == 0 { admin_socket.take() } else { None };
+        let body = move || run_shard(&node, index, listener, admin, address, draining);
+        threads.push(std::thread::Builder::new().name(format!("shard-{index}")).spawn(body)?);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let probing = runtime.block_on(async {
+        let probe = tokio::spawn(crate::health::probe(Arc::clone(&node), address));
+        wait_until_ready(&node).await;
+        // The one line that scripts wait for; everything else is a log line on standard error.
+        println!("listening on http://{address}");
+        tracing::info!(%address, shards = node.mailboxes.len(), engine = "memory", connections_max = node.connections_max, "fanfare is ready");
+        let cause = stop_signal(&threads).await;
+        tracing::info!(cause, "stopping: no new connections, open sessions are closed with 1012");
+        probe
+    });
+    node.draining.send_replace(true);
+    drain.send_replace(Stage::Draining { until: Instant::now() + node.config.sessions.drain });
+    runtime.spawn(async {
+        stop_signal(&[]).await;
+        tracing::warn!("second signal: stopping at once");
+        std::process::exit(130);
+    });
+    let joined = runtime.block_on(async { join_all(threads).await });
+    probing.abort();
+    joined?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Where a node is in its life, as its shards see it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Serving,
+    Draining { until: Instant },
+}
+
+async fn join_all(threads: Vec<std::thread::JoinHandle<Result<()>>>) -> Result<()> {
+    for thread in threads {
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await?;
+        match joined {
+            Ok(result) => result?,
+            Err(_) => bail!("a shard has panicked"),
+        }
+    }
+    Ok(())
+}
+
+async fn wait_until_ready(node: &Node) {
+    // The probe runs every few milliseconds until it has succeeded once.
+    for _ in 0..1_000 {
+        if node.ready.load(Ordering::Relaxed) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tracing::warn!("the readiness probe has not come back yet");
+}
+
+/// Waits for SIGINT, SIGTERM, or a shard that ended by itself.
+async fn stop_signal(threads: &[std::thread::JoinHandle<Result<()>>]) -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    let shard_ended = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            if threads.iter().any(std::thread::JoinHandle::is_finished) {
+                // Never half a server: whoever supervises the process starts a whole one.
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+        () = shard_ended => "a shard ended",
+    }
+}
+
+fn run_shard(
+    node: &Arc<Node>,
+    index: usize,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    address: SocketAddr,
+    mut stage: watch::Receiver<Stage>,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    let shard = Shard::new(Arc::clone(node), index, listener).context("cannot watch the listening socket")?;
+    let (stop, stopped) = watch::channel(false);
+    local.block_on(&runtime, async move {
+        tracing::debug!(index, %address, "shard is running");
+        let looping = tokio::task::spawn_local(Rc::clone(&shard).run(stopped));
+        if let Some(admin) = admin {
+            tokio::task::spawn_local(crate::api::serve_admin(Rc::clone(&shard), admin));
+        }
+        let _ = stage.wait_for(|stage| *stage != Stage::Serving).await;
+        let until = match *stage.borrow() {
+            Stage::Draining { until } => until,
+            Stage::Serving => Instant::now(),
+        };
+        drain_shard(&shard, until).await;
+        stop.send_replace(true);
+        looping.await?.context("a shard's loop failed")
+    })
+}
+
+/// Tells the sessions of a shard to come back elsewhere, spread over a window, and waits for the
+/// last bytes to leave.
+async fn drain_shard(shard: &Shard, until: Instant) {
+    shard.stop_accepting();
+    let mut left = shard.drain(0);
+    let window = until.saturating_duration_since(Instant::now());
+    let wanted = Duration::from_secs_f64(left as f64 / DRAIN_PER_SECOND as f64).min(window);
+    let slices = (wanted.as_millis() / DRAIN_SLICE.as_millis()).max(1);
+    let per_slice = left.div_ceil(usize::try_from(slices).unwrap_or(1)).max(1);
+    while left > 0 {
+        left = shard.drain(per_slice);
+        tokio::time::sleep(DRAIN_SLICE).await;
+    }
+    let end = Instant::now() + FLUSH_MAX;
+    while (shard.connections() > 0 || crate::api::open_requests() > 0) && Instant::now() < end {
+        tokio::time::sleep(DRAIN_SLICE / 5).await;
+    }
+}
+
+/// One listening socket per shard on the same address. The kernel spreads connections over them.
+fn bind_all(address: SocketAddr, count: usize) -> Result<(Vec<TcpListener>, SocketAddr)> {
+    // Sockets that share a port would also share it with another fanfare of the same user, which
+    // is never meant: a first socket that does not share finds out.
+    if address.port() != 0 {
+        let probe = socket(address, false)?;
+        bind(&probe, address)?;
+    }
+    let first = socket(address, true)?;
+    bind(&first, address)?;
+    let address = first.local_addr()?.as_socket().context("the listening address is no address of the internet")?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        let socket = socket(address, true)?;
+        bind(&socket, address)?;
+        sockets.push(socket);
+    }
+    for socket in &sockets {
+        socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
+    }
+    Ok((sockets.into_iter().map(TcpListener::from).collect(), address))
+}
+
+fn bind_admin(address: SocketAddr) -> Result<TcpListener> {
+    let (mut listeners, address) = bind_all(address, 1)?;
+    tracing::info!(%address, "health, readiness and metrics are served here");
+    listeners.pop().context("no listener")
+}
+
+fn bind(socket: &Socket, address: SocketAddr) -> Result<()> {
+    socket.bind(&address.into()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "{address} is in use by another program; stop it, or choose another port with --listen {}:PORT",
+            address.ip()
+        ),
+        std::io::ErrorKind::PermissionDenied => anyhow::anyhow!(
+            "no right to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE"
+        ),
+        std::io::ErrorKind::AddrNotAvailable => anyhow::anyhow!("{address} is not an address of this machine"),
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+    })
+}
+
+/// A socket whose options every accepted connection inherits, so that connecting costs no further
+/// system calls for them.
+fn socket(address: SocketAddr, share_port: bool) -> Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share_port)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+    socket.set_tcp_keepalive(&keepalive)?;
+    let options = SockRef::from(&socket);
+    // What a stalled peer can pin outside our own accounts.
+    options.set_tcp_notsent_lowat(64 << 10)?;
+    options.set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
+    Ok(socket)
+}

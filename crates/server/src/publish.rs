@@ -1,0 +1,50 @@
+//! The one way in: every publication, from whatever door or command, passes here.
+
+use std::sync::Arc;
+
+use fanfare_core::disconnect::Refusal;
+use fanfare_core::publication::Draft;
+
+use crate::engine::{Drafts, Engine, Receipt};
+use crate::metrics::Metrics;
+
+/// Hands drafts to the engine and counts what comes of it.
+#[derive(Clone)]
+pub struct Publisher {
+    engine: Arc<dyn Engine>,
+    metrics: Arc<Metrics>,
+}
+
+impl Publisher {
+    /// A publisher for this engine.
+    pub fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) -> Self {
+        Self { engine, metrics }
+    }
+
+    /// Publishes one draft. When this returns a receipt, the publication is ordered and on its way
+    /// to every shard that has listeners.
+    pub fn publish(&self, draft: Draft) -> Result<Receipt, Refusal> {
+        let receipts = self.publish_all(Drafts::from_iter([draft]))?;
+        receipts.first().copied().ok_or(Refusal::Overloaded)
+    }
+
+    /// Publishes drafts of one app, in order: all or none.
+    pub fn publish_all(&self, drafts: Drafts) -> Result<Vec<Receipt>, Refusal> {
+        let Some(app) = drafts.first().map(|draft| draft.app) else {
+            return Ok(Vec::new());
+        };
+        let count = drafts.len();
+        match self.engine.publish(app, drafts) {
+            Ok(receipts) => {
+                if app == fanfare_core::app::AppId::DEFAULT {
+                    self.metrics.published.add(count);
+                }
+                Ok(receipts.into_vec())
+            }
+            Err(refusal) => {
+                self.metrics.refused(&refusal);
+                Err(refusal)
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! One connection of a shard: its transport, what waits for it, and what it is doing.
+
+use std::io::{self, IoSlice, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use fanfare_core::app::AppId;
+use fanfare_core::channel::ChannelName;
+use fanfare_core::moment::Moment;
+use fanfare_core::outbox::{Outbox, WriteVectored};
+use fanfare_core::session::{Session, SessionId};
+use http_body::Frame;
+use smallvec::SmallVec;
+
+use super::{Key, Shard};
+
+/// See the module's head.
+pub(crate) struct Connection {
+    pub(super) generation: u32,
+    pub(super) transport: Transport,
+    pub(super) outbox: Outbox,
+    pub(super) stage: Stage,
+    /// In the urgent queue, in the bulk queue: so that no session is queued twice.
+    pub(super) in_urgent: bool,
+    pub(super) in_bulk: bool,
+    /// The epoll set watches for room to write.
+    pub(super) watches_writable: bool,
+    /// Since when the socket takes nothing although something waits.
+    pub(super) blocked_since: Option<Moment>,
+    /// The tick for which the timer wheel has an entry that counts.
+    pub(super) armed: u64,
+}
+
+/// Where the bytes go.
+pub(super) enum Transport {
+    /// The raw socket: the fast lane.
+    Socket(TcpStream),
+    /// The body of an HTTP answer, on a connection that the HTTP server owns: the slower lane.
+    /// The outbox itself is the queue; the waker is that of the task which reads the body.
+    Body(Option<Waker>),
+}
+
+/// What a connection is doing.
+pub(super) enum Stage {
+    /// Sending its request head; what has arrived so far, and when it must be complete.
+    Head { bytes: Vec<u8>, deadline: Moment },
+    /// A session.
+    Open(Box<Open>),
+    /// Has got its last bytes, or will have by the deadline.
+    Closing { deadline: Moment },
+}
+
+/// An open session and what the shard must know of it.
+pub(super) struct Open {
+    pub(super) session: Session,
+    pub(super) id: SessionId,
+    pub(super) app: AppId,
+    /// What it is connected to, and so speaks to.
+    pub(super) channels: SmallVec<[ChannelName; 1]>,
+    pub(super) echo: bool,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) opened: Moment,
+}
+
+impl Connection {
+    pub(super) fn new(key: Key, transport: Transport, stage: Stage) -> Self {
+        Self {
+            generation: key.generation,
+            transport,
+            outbox: Outbox::default(),
+            stage,
+            in_urgent: false,
+            in_bulk: false,
+            watches_writable: false,
+            blocked_since: None,
+            armed: u64::MAX,
+        }
+    }
+}
+
+/// The socket as an outbox sees it.
+pub(super) struct Socket<'a>(pub(super) &'a TcpStream);
+
+impl WriteVectored for Socket<'_> {
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        // One frame is the usual case, and `write` is the cheaper system call.
+        match slices {
+            [one] => self.0.write(one),
+            many => self.0.write_vectored(many),
+        }
+    }
+}
+
+/// An event stream as the body of an HTTP answer. Dropping it ends the session.
+pub struct StreamBody {
+    shard: Rc<Shard>,
+    key: Key,
+}
+
+impl StreamBody {
+    pub(super) fn new(shard: Rc<Shard>, key: Key) -> Self {
+        Self { shard, key }
+    }
+}
+
+impl http_body::Body for StreamBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let mut state = self.shard.state.borrow_mut();
+        let Some(connection) = state.get(self.key) else {
+            return Poll::Ready(None);
+        };
+        if let Some(bytes) = connection.outbox.pop() {
+            connection.blocked_since = None;
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if matches!(connection.stage, Stage::Closing { .. }) {
+            return Poll::Ready(None);
+        }
+        connection.transport = Transport::Body(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        let shard = &self.shard;
+        shard.state.borrow_mut().end(shard, self.key, fanfare_core::disconnect::Disconnect::Lost);
+    }
+}

@@ -1,0 +1,210 @@
+//! A shard: one thread, one `current_thread` runtime, and the connections it owns for life.
+//!
+//! # A turn
+//!
+//! 1. take what is in the mailbox and *deliver* it: append shared frames to outboxes, mark
+//!    sessions dirty; no system call;
+//! 2. read from sockets that have something, through one buffer for all; carry out what the
+//!    sessions want;
+//! 3. look at connections whose timers are due;
+//! 4. *flush* dirty sessions: one system call for all that each has.
+//!
+//! Delivering and flushing each stop when their time budget is spent and go on in the next turn,
+//! where they stopped, after the runtime has had a chance to run everything else. Batches so grow
+//! by themselves under load, and no timer is needed for it. Sessions of small channels are
+//! flushed before those of big ones, so a channel with 15,000 listeners does not make the
+//! listener of another wait.
+//!
+//! # Invariants
+//!
+//! * Nothing of a connection is shared with another thread; only the [`mailbox`] is.
+//! * No queue and no task per connection: sockets are in an epoll set of the shard's own, which
+//!   the runtime watches as one descriptor.
+//! * An idle connection owns no buffer. What a peer left unfinished is kept in its decoder.
+//! * A connection leaves the hub and the engine exactly once, in [`Shard::end`].
+//!
+//! Requests that are not streams leave the shard's tables for the HTTP server on the same thread
+//! ([`crate::api`]); WebSockets and event streams that are asked for there come back
+//! ([`Shard::adopt_websocket`], [`Shard::adopt_stream`]).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fanfare_core::hub::{Hub, Slot};
+use fanfare_core::moment::Moment;
+use fanfare_core::publication::Publication;
+use fanfare_core::session::Action;
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+use slab::Slab;
+use tokio::sync::Notify;
+
+use crate::node::Node;
+
+mod connection;
+pub mod mailbox;
+mod open;
+mod turn;
+mod timers;
+
+pub use connection::StreamBody;
+use connection::Connection;
+pub(crate) use open::Facts;
+use timers::Timers;
+
+/// Time that delivering, or flushing, may take in one turn.
+const BUDGET: Duration = Duration::from_millis(2);
+
+/// Bytes read from one connection at a time, into the buffer that all share.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+/// Connections accepted in one turn, so that a storm of them does not hold up delivery.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// A publication with more listeners here than this is flushed behind those with fewer.
+const URGENT_MAX: usize = 256;
+
+/// Time between looking whether descriptors are free again, after there were none.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+/// What the listener's events carry instead of a connection's key.
+const LISTENER: u64 = u64::MAX;
+
+/// Names a connection in a way that outlives it: the slot may be reused, the pair is not.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Key {
+    pub(crate) slot: Slot,
+    pub(crate) generation: u32,
+}
+
+impl Key {
+    fn pack(self) -> u64 {
+        (u64::from(self.generation) << 32) | u64::from(self.slot)
+    }
+
+    fn unpack(data: u64) -> Self {
+        // Both halves are 32 bits wide by construction.
+        Self { slot: (data & 0xffff_ffff) as u32, generation: (data >> 32) as u32 }
+    }
+}
+
+/// One shard. Lives on its own thread; see the module's head.
+pub struct Shard {
+    /// The node that this shard is one of.
+    pub(crate) node: Arc<Node>,
+    /// Which one.
+    pub(crate) index: usize,
+    pub(crate) state: RefCell<State>,
+    /// There is work that no descriptor tells of: a session of the slow lane, a new adoption.
+    pub(crate) work: Notify,
+    start: Instant,
+}
+
+pub(crate) struct State {
+    epoll: OwnedFd,
+    listener: Option<TcpListener>,
+    accept_paused_until: Option<Moment>,
+    connections: Slab<Connection>,
+    generation: u32,
+    hub: Hub,
+    timers: Timers,
+    inbox: VecDeque<Arc<Publication>>,
+    spare: Vec<Arc<Publication>>,
+    urgent: VecDeque<Key>,
+    bulk: VecDeque<Key>,
+    /// Connections that still have to send a request head, oldest first; may hold stale keys.
+    heads: VecDeque<Key>,
+    heads_open: usize,
+    scratch: Vec<u8>,
+    actions: Vec<Action>,
+    random: u64,
+}
+
+impl Shard {
+    /// A shard that is not running yet.
+    pub(crate) fn new(node: Arc<Node>, index: usize, listener: TcpListener) -> std::io::Result<Rc<Self>> {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&set, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
+        let start = Instant::now();
+        let state = State {
+            epoll: set,
+            listener: Some(listener),
+            accept_paused_until: None,
+            connections: Slab::new(),
+            generation: 0,
+            hub: Hub::default(),
+            timers: Timers::new(Moment::default()),
+            inbox: VecDeque::new(),
+            spare: Vec::new(),
+            urgent: VecDeque::new(),
+            bulk: VecDeque::new(),
+            heads: VecDeque::new(),
+            heads_open: 0,
+            scratch: vec![0; SCRATCH_BYTES],
+            actions: Vec::new(),
+            random: u64::from_ne_bytes(seed) | 1,
+        };
+        Ok(Rc::new(Self { node, index, state: RefCell::new(state), work: Notify::new(), start }))
+    }
+
+    /// Now, in the time that sessions know.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::after_start(self.start.elapsed())
+    }
+
+    /// The epoll set, for the runtime to watch.
+    pub(crate) fn events(&self) -> std::io::Result<OwnedFd> {
+        Ok(self.state.borrow().epoll.as_fd().try_clone_to_owned()?)
+    }
+
+    /// Takes over a socket whose WebSocket handshake the HTTP server has answered. `early` are
+    /// bytes that had arrived behind the request.
+    pub(crate) fn adopt_websocket(self: &Rc<Self>, socket: TcpStream, early: Vec<u8>, facts: Facts) {
+        self.state.borrow_mut().adopt_websocket(self, socket, early, facts);
+        self.work.notify_one();
+    }
+
+    /// Opens an event stream whose bytes leave as the body of an HTTP answer.
+    pub(crate) fn adopt_stream(self: &Rc<Self>, facts: Facts, prologue: Bytes) -> StreamBody {
+        let key = self.state.borrow_mut().adopt_stream(self, facts, prologue);
+        self.work.notify_one();
+        StreamBody::new(Rc::clone(self), key)
+    }
+
+    /// Open connections of this shard's tables.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.borrow().connections.len()
+    }
+}
+
+impl State {
+    /// A number for jitter. Not for secrets.
+    fn jitter(&mut self, range: u64) -> u64 {
+        // xorshift64: Marsaglia, Journal of Statistical Software 8 (14), 2003.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        if range == 0 { 0 } else { self.random % range }
+    }
+
+    fn get(&mut self, key: Key) -> Option<&mut Connection> {
+        self.connections.get_mut(key.slot as usize).filter(|connection| connection.generation == key.generation)
+    }
+
+    fn insert(&mut self, make: impl FnOnce(Key) -> Connection) -> Key {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let entry = self.connections.vacant_entry();
+        let key = Key { slot: u32::try_from(entry.key()).unwrap_or(u32::MAX), generation };
+        entry.insert(make(key));
+        key
+    }
+}

@@ -1,0 +1,383 @@
+//! From a request head to a session: the shard's side of the two lanes.
+//!
+//! WebSockets and event streams become sessions on the raw socket. Anything else leaves, bytes
+//! included, for the HTTP server on the same thread. A refused WebSocket is accepted and then
+//! closed with a code and reason, since a browser shows nothing of a failed handshake; only a
+//! wrong host or origin, and heads that are no HTTP, are refused before (`plain.md` section 8).
+
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanfare_core::app::AppId;
+use fanfare_core::disconnect::{Disconnect, Refusal};
+use fanfare_core::hub::Topic;
+use fanfare_core::moment::Moment;
+use fanfare_core::publication::WireForm;
+use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
+use fanfare_core::wire::http1::{self, HeadError, HeadLimits, RequestHead, Upgrade};
+use fanfare_core::wire::{plain, sse, websocket};
+
+use super::connection::{Connection, Open, Stage, Transport};
+use super::turn::CLOSING_MAX;
+use super::{Key, Shard, State};
+use crate::api;
+use crate::door::{self, Asked, Listen};
+use crate::log_gate::Kind;
+
+/// What a browser is told to wait before it connects a stream again, at least and in addition at
+/// most.
+const RETRY_MS: (u64, u64) = (1_000, 2_000);
+
+/// The same when this node has no room: long enough that the storm thins out.
+const RETRY_FULL_MS: (u64, u64) = (5_000, 10_000);
+
+/// What the slower lane knows of a request that becomes a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) listen: Result<Listen, Refusal>,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// What a complete head asks for.
+enum Route {
+    WebSocket { accept: String, facts: Result<Listen, Refusal> },
+    Stream { origin: Option<String>, listen: Listen },
+    Refused { refusal: Refusal, origin: Option<String>, field: Option<(&'static str, &'static str)> },
+    /// No room: an event stream is told so in a way that browsers come back from.
+    StreamFull { origin: Option<String> },
+    Http,
+}
+
+impl State {
+    /// More of a request head has arrived.
+    pub(super) fn take_head(&mut self, shard: &Rc<Shard>, key: Key, bytes: &[u8], now: Moment) {
+        let limits = &shard.node.config.limits;
+        let limits = HeadLimits {
+            head_bytes_max: limits.head_bytes_max,
+            fields_max: limits.head_fields_max,
+            target_bytes_max: limits.target_bytes_max,
+        };
+        let Some(Stage::Head { bytes: kept, .. }) = self.get(key).map(|connection| &mut connection.stage) else {
+            return;
+        };
+        // Usually the whole head is here at once and nothing needs to be kept.
+        let joined;
+        let input = if kept.is_empty() {
+            bytes
+        } else {
+            kept.extend_from_slice(bytes);
+            joined = std::mem::take(kept);
+            &joined
+        };
+        let (route, len) = match http1::parse(input, &limits) {
+            Ok(Some(head)) => (route(shard, &head), head.len),
+            Ok(None) => {
+                let input = input.to_vec();
+                if let Some(Stage::Head { bytes: kept, .. }) = self.get(key).map(|c| &mut c.stage) {
+                    *kept = input;
+                }
+                return;
+            }
+            Err(error) => return self.bad_head(shard, key, error),
+        };
+        let mut early = input.get(len..).unwrap_or_default().to_vec();
+        match route {
+            Route::Http => {
+                if let Some(socket) = self.release(key) {
+                    api::serve(Rc::clone(shard), socket, Bytes::copy_from_slice(input));
+                }
+            }
+            Route::WebSocket { accept, facts } => {
+                self.send_last(key, http1::switching_protocols(&accept).into());
+                let peer = self.peer(key);
+                self.open_websocket(shard, key, Facts { listen: facts, peer }, now);
+                if !early.is_empty() {
+                    self.take_bytes(shard, key, &mut early, now);
+                }
+            }
+            Route::Stream { origin, listen } => {
+                let mut answer = stream_head(origin.as_deref());
+                answer.extend_from_slice(&self.stream_prologue(RETRY_MS));
+                self.send_last(key, answer.into());
+                let peer = self.peer(key);
+                self.open_stream(shard, key, listen, peer, now);
+            }
+            Route::StreamFull { origin } => {
+                let mut answer = stream_head(origin.as_deref());
+                answer.extend_from_slice(&self.stream_prologue(RETRY_FULL_MS));
+                self.farewell(shard, key, answer, Refusal::Full);
+            }
+            Route::Refused { refusal, origin, field } => {
+                let mut fields = cors_fields(origin.as_deref());
+                fields.push(("Content-Type", "application/json"));
+                fields.extend(field);
+                let retry = refusal.retry_after_seconds().map(|seconds| seconds.to_string());
+                fields.extend(retry.as_deref().map(|retry| ("Retry-After", retry)));
+                let answer = http1::response(refusal.status(), &fields, &api::refusal_body(&refusal));
+                self.farewell(shard, key, answer, refusal);
+            }
+        }
+    }
+
+    fn bad_head(&mut self, shard: &Shard, key: Key, error: HeadError) {
+        let refusal = Refusal::bad_request(error.to_string());
+        let fields = [("Content-Type", "application/json")];
+        let answer = http1::response(error.status(), &fields, &api::refusal_body(&refusal));
+        self.farewell(shard, key, answer, refusal);
+    }
+
+    pub(super) fn head_too_slow(&mut self, shard: &Shard, key: Key) {
+        self.farewell(shard, key, http1::response(408, &[], b""), Refusal::TooSlow);
+    }
+
+    /// A last answer on a connection that has no session.
+    fn farewell(&mut self, shard: &Shard, key: Key, answer: Vec<u8>, refusal: Refusal) {
+        shard.node.refused(&refusal);
+        self.send_last(key, answer.into());
+        self.close_without_session(shard, key);
+    }
+
+    fn close_without_session(&mut self, shard: &Shard, key: Key) {
+        let deadline = shard.now() + CLOSING_MAX;
+        let Some(connection) = self.get(key) else { return };
+        if matches!(connection.stage, Stage::Head { .. }) {
+            connection.stage = Stage::Closing { deadline };
+            self.heads_open -= 1;
+        }
+        self.arm(key, deadline);
+        self.mark(key, true);
+    }
+
+    fn peer(&mut self, key: Key) -> Option<SocketAddr> {
+        match &self.get(key)?.transport {
+            Transport::Socket(socket) => socket.peer_addr().ok(),
+            Transport::Body(_) => None,
+        }
+    }
+
+    pub(super) fn adopt_websocket(&mut self, shard: &Rc<Shard>, socket: TcpStream, mut early: Vec<u8>, facts: Facts) {
+        let now = shard.now();
+        if socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        shard.node.connection_opened();
+        let deadline = now + CLOSING_MAX;
+        let key = self.insert(|key| Connection::new(key, Transport::Socket(socket), Stage::Closing { deadline }));
+        if !self.register(key) {
+            return self.end(shard, key, Disconnect::Internal);
+        }
+        self.open_websocket(shard, key, facts, now);
+        if !early.is_empty() {
+            self.take_bytes(shard, key, &mut early, now);
+        }
+    }
+
+    pub(super) fn adopt_stream(&mut self, shard: &Rc<Shard>, facts: Facts, prologue: Bytes) -> Key {
+        let now = shard.now();
+        let deadline = now + CLOSING_MAX;
+        let key = self.insert(|key| Connection::new(key, Transport::Body(None), Stage::Closing { deadline }));
+        self.send_last(key, prologue);
+        if let Ok(listen) = facts.listen {
+            self.open_stream(shard, key, listen, facts.peer, now);
+        }
+        key
+    }
+
+    /// The handshake is answered: open the session, or say why not.
+    fn open_websocket(&mut self, shard: &Shard, key: Key, facts: Facts, now: Moment) {
+        let node = &shard.node;
+        let result = facts.listen.and_then(|listen| {
+            let first_ping = now + self.first_after(node.config.sessions.ping_interval);
+            let settings = std::sync::Arc::clone(&node.websocket_settings);
+            let session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
+            self.open(shard, key, Session::PlainWebSocket(session), listen, facts.peer, now)
+        });
+        if let Err(refusal) = result {
+            node.refused(&refusal);
+            self.send_last(key, websocket::close(refusal.close_code(), &refusal.to_string()));
+            self.close_without_session(shard, key);
+        }
+    }
+
+    fn open_stream(&mut self, shard: &Shard, key: Key, listen: Listen, peer: Option<SocketAddr>, now: Moment) {
+        let sessions = &shard.node.config.sessions;
+        let age = sessions.stream_age_max;
+        // ± 20 %, so that streams which came together do not end together.
+        let fifth = u64::try_from(age.as_millis() / 5).unwrap_or(0);
+        let ends_at = now + (age.saturating_sub(Duration::from_millis(fifth)) + Duration::from_millis(self.jitter(2 * fifth + 1)));
+        let first = now + self.first_after(sessions.ping_interval);
+        let retry = self.retry(RETRY_MS);
+        let settings = std::sync::Arc::clone(&shard.node.stream_settings);
+        let session = Session::EventStream(EventStream::new(settings, first, ends_at, retry));
+        if let Err(refusal) = self.open(shard, key, session, listen, peer, now) {
+            shard.node.refused(&refusal);
+            self.close_without_session(shard, key);
+        }
+    }
+
+    /// Enters a session everywhere: interest first, then the hub, then live.
+    fn open(
+        &mut self,
+        shard: &Shard,
+        key: Key,
+        session: Session,
+        listen: Listen,
+        peer: Option<SocketAddr>,
+        now: Moment,
+    ) -> Result<(), Refusal> {
+        let node = &shard.node;
+        if node.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        let mut id = [0; 16];
+        // Without randomness ids could be guessed; the operating system has never refused any.
+        getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
+        let id = SessionId(u128::from_ne_bytes(id));
+        let mut gaps = Vec::new();
+        for (done, channel) in listen.channels.iter().enumerate() {
+            match node.engine.subscribe(listen.app, shard.index, channel, listen.since) {
+                Ok(subscribed) if subscribed.missed => {
+                    gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
+                }
+                Ok(_) => {}
+                Err(refusal) => {
+                    for channel in listen.channels.iter().take(done) {
+                        node.engine.unsubscribe(listen.app, shard.index, channel);
+                    }
+                    return Err(refusal);
+                }
+            }
+        }
+        node.engine.join(listen.app, shard.index);
+        self.hub.join(key.slot, id, listen.app, listen.form);
+        let channels = listen.channels.iter().map(|channel| self.hub.intern(listen.app, channel)).collect();
+        for channel in listen.channels {
+            self.hub.subscribe(key.slot, &Topic::Channel(channel));
+        }
+        let open = Open { session, id, app: listen.app, channels, echo: listen.echo, peer, opened: now };
+        let timeout = open.session.poll_timeout();
+        if listen.app != AppId::PROBE {
+            node.metrics.shards[shard.index].opened(&open.session);
+            node.log.say(Kind::Open, || {
+                let peer = peer.map(|peer| peer.to_string());
+                let form = match listen.form {
+                    WireForm::WebSocketRaw | WireForm::WebSocketMeta => "websocket",
+                    WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
+                };
+                let channels: Vec<&str> = open.channels.iter().take(8).map(|name| name.as_str()).collect();
+                tracing::info!(session = %id, peer, form, channels = ?channels, "session opened");
+            });
+        }
+        if let Some(connection) = self.get(key) {
+            if matches!(connection.stage, Stage::Head { .. }) {
+                connection.stage = Stage::Open(Box::new(open));
+                self.heads_open -= 1;
+            } else {
+                connection.stage = Stage::Open(Box::new(open));
+            }
+        }
+        for gap in gaps {
+            self.send(shard, key, gap);
+        }
+        if let Some(connection) = self.get(key) {
+            connection.armed = u64::MAX;
+        }
+        self.arm(key, timeout);
+        Ok(())
+    }
+
+    /// A first interval of random length between half and whole, so that sessions which came
+    /// together are not pinged together for ever.
+    fn first_after(&mut self, interval: Duration) -> Duration {
+        let half = u64::try_from(interval.as_millis() / 2).unwrap_or(0);
+        Duration::from_millis(half + self.jitter(half + 1))
+    }
+
+    fn retry(&mut self, (least, more): (u64, u64)) -> Duration {
+        Duration::from_millis(least + self.jitter(more))
+    }
+
+    fn stream_prologue(&mut self, range: (u64, u64)) -> Bytes {
+        sse::prologue(self.retry(range))
+    }
+}
+
+impl Shard {
+    /// The first bytes of an event stream of the slower lane, where `full` says that it will end
+    /// at once.
+    pub(crate) fn stream_prologue(&self, full: bool) -> Bytes {
+        self.state.borrow_mut().stream_prologue(if full { RETRY_FULL_MS } else { RETRY_MS })
+    }
+}
+
+fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
+    let node = &shard.node;
+    let upgrade = http1::websocket_upgrade(head);
+    let asked = asked(head);
+    if upgrade == Upgrade::No && !(head.method == "GET" && asked.wants_stream()) {
+        return Route::Http;
+    }
+    let origin = match node.rules.gate(&asked) {
+        Ok(origin) => origin.map(str::to_owned),
+        Err(refusal) => return Route::Refused { refusal, origin: None, field: None },
+    };
+    match upgrade {
+        Upgrade::Yes { accept } => {
+            let facts = node.room_for_one().and_then(|()| door::listen(node, &asked, true));
+            Route::WebSocket { accept, facts }
+        }
+        Upgrade::Lost => Route::Refused { refusal: Refusal::LostUpgrade, origin, field: Some(("Upgrade", "websocket")) },
+        Upgrade::OtherVersion => Route::Refused {
+            refusal: Refusal::LostUpgrade,
+            origin,
+            field: Some(("Sec-WebSocket-Version", "13")),
+        },
+        Upgrade::Bad(cause) => Route::Refused { refusal: Refusal::bad_request(cause), origin, field: None },
+        Upgrade::No if head.has_body() => {
+            Route::Refused { refusal: Refusal::bad_request("a GET for an event stream has no body"), origin, field: None }
+        }
+        Upgrade::No => match node.room_for_one() {
+            Err(_) => Route::StreamFull { origin },
+            Ok(()) => match door::listen(node, &asked, false) {
+                Ok(listen) => Route::Stream { origin, listen },
+                Err(refusal) => Route::Refused { refusal, origin, field: None },
+            },
+        },
+    }
+}
+
+fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
+    Asked {
+        path: head.path().unwrap_or_default(),
+        query: head.query(),
+        host: head.field_str("host"),
+        origins: head.fields_named("origin").collect(),
+        authorization: head.field("authorization"),
+        accept: head.field("accept"),
+        last_event_id: head.field_str("last-event-id"),
+    }
+}
+
+/// The fields that let a page of an allowed origin read the answer.
+fn cors_fields(origin: Option<&str>) -> Vec<(&str, &str)> {
+    match origin {
+        None => Vec::new(),
+        Some(origin) => {
+            vec![("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true"), ("Vary", "Origin")]
+        }
+    }
+}
+
+/// The head of an event stream that ends with its connection.
+fn stream_head(origin: Option<&str>) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\
+        X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
+        .to_vec();
+    for (name, value) in cors_fields(origin) {
+        head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}

@@ -1,0 +1,579 @@
+//! The loop of a shard, and what a turn of it does. The order is explained in the parent module.
+
+use std::io::{ErrorKind, Read};
+use std::mem::MaybeUninit;
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use fanfare_core::disconnect::Disconnect;
+use fanfare_core::moment::Moment;
+use fanfare_core::outbox::Flushed;
+use fanfare_core::publication::{DataKind, Draft};
+use fanfare_core::session::Action;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use super::connection::{Connection, Socket, Stage, Transport};
+use super::timers::tick_of;
+use super::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, Key, LISTENER, Shard, State, URGENT_MAX};
+use crate::log_gate::Kind;
+
+/// Time for a peer to take its last bytes and close, before the socket is closed anyway.
+pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
+
+/// Events taken from the kernel at a time.
+const EVENTS_PER_WAIT: usize = 256;
+
+/// Time between looking at the timers.
+const TICK: Duration = super::timers::TICK;
+
+impl Shard {
+    /// Runs until `stop` turns true and the last connection has gone.
+    pub(crate) async fn run(self: Rc<Self>, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+        // Its successor is `unsafe` because a type could close its descriptor early; `OwnedFd` cannot.
+        #[expect(deprecated)]
+        let events = AsyncFd::new(self.events()?)?;
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = self.node.mailboxes[self.index].arrived.notified() => {}
+                () = self.work.notified() => {}
+                // Cleared before the set is emptied, so that no edge is lost in between.
+                ready = events.readable() => ready?.clear_ready(),
+                _ = ticks.tick() => self.node.metrics.shards[self.index].beat(),
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            }
+            while self.turn() {
+                // Behind everything else that is ready on this thread, and a look at the sockets.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// One turn; says whether something is left to do at once.
+    fn turn(self: &Rc<Self>) -> bool {
+        let begun = Instant::now();
+        let mut state = self.state.borrow_mut();
+        let now = self.now();
+        let undelivered = state.deliver(self);
+        let events = state.handle_events(self, now);
+        state.handle_timers(self, now);
+        let unflushed = state.flush(self, now);
+        self.node.metrics.shards[self.index].turn(begun.elapsed());
+        undelivered || events || unflushed
+    }
+
+    /// Stops accepting. Connections live on.
+    pub(crate) fn stop_accepting(&self) {
+        let mut state = self.state.borrow_mut();
+        if let Some(listener) = state.listener.take() {
+            let _ = epoll::delete(&state.epoll, &listener);
+        }
+    }
+
+    /// Ends some sessions because the node goes away: at most `count`. Says how many are left.
+    pub(crate) fn drain(&self, count: usize) -> usize {
+        let mut state = self.state.borrow_mut();
+        let open: Vec<Key> = state
+            .connections
+            .iter()
+            .filter(|(_, connection)| !matches!(connection.stage, Stage::Closing { .. }))
+            .map(|(slot, connection)| Key { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation: connection.generation })
+            .collect();
+        for key in open.iter().take(count) {
+            state.close_session(self, *key, Disconnect::Draining);
+        }
+        self.work.notify_one();
+        open.len().saturating_sub(count)
+    }
+}
+
+impl State {
+    /// Phase 1: frames to outboxes. Says whether publications are left.
+    fn deliver(&mut self, shard: &Shard) -> bool {
+        let mailbox = &shard.node.mailboxes[shard.index];
+        mailbox.take(&mut self.spare);
+        self.inbox.extend(self.spare.drain(..));
+        let begun = Instant::now();
+        let metrics = &shard.node.metrics.shards[shard.index];
+        let limit = shard.node.config.limits.outbox_bytes_max;
+        let mut touched: Vec<Key> = Vec::new();
+        while let Some(publication) = self.inbox.pop_front() {
+            touched.clear();
+            let mut slow: Vec<(Key, usize)> = Vec::new();
+            let connections = &mut self.connections;
+            let delivered = self.hub.deliver(&publication, |slot, frame| {
+                let Some(connection) = connections.get_mut(slot as usize) else { return };
+                let key = Key { slot, generation: connection.generation };
+                match connection.outbox.push(frame.clone(), limit) {
+                    Ok(()) => touched.push(key),
+                    Err(full) => slow.push((key, full.pending_bytes)),
+                }
+            });
+            metrics.deliveries.add(delivered - slow.len());
+            let urgent = touched.len() <= URGENT_MAX;
+            for key in &touched {
+                self.mark(*key, urgent);
+            }
+            for (key, pending_bytes) in slow {
+                self.close_session(shard, key, Disconnect::SlowConsumer { pending_bytes, limit_bytes: limit });
+            }
+            mailbox.release(1, publication.data.len());
+            if begun.elapsed() >= BUDGET {
+                break;
+            }
+        }
+        !self.inbox.is_empty()
+    }
+
+    /// Remembers that a connection has something to flush.
+    pub(super) fn mark(&mut self, key: Key, urgent: bool) {
+        let Some(connection) = self.get(key) else { return };
+        if connection.watches_writable {
+            // It will be flushed when the socket has room.
+            return;
+        }
+        let (flag, queue) = if urgent {
+            (&mut connection.in_urgent, true)
+        } else {
+            (&mut connection.in_bulk, false)
+        };
+        if !std::mem::replace(flag, true) {
+            if queue { self.urgent.push_back(key) } else { self.bulk.push_back(key) }
+        }
+    }
+
+    /// Phase 2: what the kernel has to say. Says whether there may be more.
+    fn handle_events(&mut self, shard: &Rc<Shard>, now: Moment) -> bool {
+        let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_PER_WAIT];
+        let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let (events, _) = match epoll::wait(&self.epoll, &mut buffer, Some(&zero)) {
+            Ok(events) => events,
+            Err(_) => return false,
+        };
+        let more = !events.is_empty();
+        for event in events {
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data == LISTENER {
+                self.accept(shard, now);
+                continue;
+            }
+            let key = Key::unpack(data);
+            if flags.contains(epoll::EventFlags::OUT)
+                && let Some(connection) = self.get(key)
+            {
+                connection.watches_writable = false;
+                self.watch(key);
+                self.mark(key, true);
+            }
+            let readable = epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP;
+            if flags.intersects(readable) {
+                self.read(shard, key, now);
+            }
+        }
+        more
+    }
+
+    /// Tells the epoll set what to watch for.
+    fn watch(&mut self, key: Key) {
+        let Some(connection) = self.connections.get(key.slot as usize) else { return };
+        let Transport::Socket(socket) = &connection.transport else { return };
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        if connection.watches_writable {
+            flags |= epoll::EventFlags::OUT;
+        }
+        let _ = epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), flags);
+    }
+
+    fn accept(&mut self, shard: &Rc<Shard>, now: Moment) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(listener) = &self.listener else { return };
+            match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, _)) => self.accepted(shard, TcpStream::from(socket), now),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(error) => {
+                    // No descriptor left, or no memory: a pause, never a spin and never an end.
+                    shard.node.log.say(Kind::Accept, || tracing::warn!(%error, "cannot accept connections for now"));
+                    let _ = epoll::delete(&self.epoll, listener);
+                    self.accept_paused_until = Some(now + ACCEPT_PAUSE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, shard: &Rc<Shard>, socket: TcpStream, now: Moment) {
+        shard.node.metrics.shards[shard.index].accepted.add(1);
+        shard.node.connection_opened();
+        if self.heads_open >= shard.node.handshakes_max {
+            self.close_oldest_head(shard);
+        }
+        let deadline = now + shard.node.config.limits.head_time_max;
+        let key = self.insert(|key| {
+            Connection::new(key, Transport::Socket(socket), Stage::Head { bytes: Vec::new(), deadline })
+        });
+        self.heads_open += 1;
+        self.heads.push_back(key);
+        if !self.register(key) {
+            return self.end(shard, key, Disconnect::Internal);
+        }
+        self.arm(key, deadline);
+        // The request is usually there already.
+        self.read(shard, key, now);
+    }
+
+    /// Puts a connection's socket into the epoll set.
+    pub(super) fn register(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get(key.slot as usize) else { return false };
+        let Transport::Socket(socket) = &connection.transport else { return true };
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), flags).is_ok()
+    }
+
+    fn close_oldest_head(&mut self, shard: &Shard) {
+        while let Some(key) = self.heads.pop_front() {
+            if self.get(key).is_some_and(|connection| matches!(connection.stage, Stage::Head { .. })) {
+                return self.end(shard, key, Disconnect::Refused(fanfare_core::disconnect::Refusal::Full));
+            }
+        }
+    }
+
+    fn read(&mut self, shard: &Rc<Shard>, key: Key, now: Moment) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let got = match self.get(key).map(|connection| &connection.transport) {
+            Some(Transport::Socket(socket)) => {
+                let mut socket: &TcpStream = socket;
+                socket.read(&mut scratch)
+            }
+            _ => Err(ErrorKind::WouldBlock.into()),
+        };
+        match got {
+            Ok(0) => self.peer_gone(shard, key),
+            Ok(count) => {
+                let bytes = scratch.get_mut(..count).unwrap_or_default();
+                self.take_bytes(shard, key, bytes, now);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => self.peer_gone(shard, key),
+        }
+        self.scratch = scratch;
+    }
+
+    fn peer_gone(&mut self, shard: &Shard, key: Key) {
+        self.end(shard, key, Disconnect::Lost);
+    }
+
+    pub(super) fn take_bytes(&mut self, shard: &Rc<Shard>, key: Key, bytes: &mut [u8], now: Moment) {
+        let mut actions = std::mem::take(&mut self.actions);
+        match self.get(key).map(|connection| &mut connection.stage) {
+            Some(Stage::Head { .. }) => self.take_head(shard, key, bytes, now),
+            Some(Stage::Open(open)) => {
+                shard.node.metrics.shards[shard.index].bytes_in.add(bytes.len());
+                open.session.on_bytes(now, bytes, &mut actions);
+            }
+            // After the farewell nothing counts; reading on lets the peer's own close through.
+            Some(Stage::Closing { .. }) | None => {}
+        }
+        self.carry_out(shard, key, &mut actions);
+        self.actions = actions;
+        self.rearm(key);
+    }
+
+    /// Does what a session wants, in order.
+    pub(super) fn carry_out(&mut self, shard: &Shard, key: Key, actions: &mut Vec<Action>) {
+        let mut refused = None;
+        for action in actions.drain(..) {
+            match action {
+                Action::Send(bytes) => self.send(shard, key, bytes),
+                Action::Publish { kind, data } => {
+                    if refused.is_none() {
+                        refused = self.speak(shard, key, kind, data).err();
+                    }
+                }
+                Action::Close { farewell, why } => {
+                    if let Some(bytes) = farewell {
+                        self.send_last(key, bytes);
+                    }
+                    self.begin_closing(shard, key, &why);
+                }
+            }
+        }
+        if let Some(refusal) = refused {
+            self.close_session(shard, key, Disconnect::Refused(refusal));
+        }
+    }
+
+    fn speak(&mut self, shard: &Shard, key: Key, kind: DataKind, data: bytes::Bytes) -> Result<(), fanfare_core::disconnect::Refusal> {
+        let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
+            return Ok(());
+        };
+        let draft = Draft {
+            app: open.app,
+            audience: fanfare_core::publication::Audience::Channels(open.channels.clone()),
+            event: None,
+            kind,
+            data,
+            speaker: None,
+            excluded: (!open.echo).then_some(open.id),
+        };
+        shard.node.publisher.publish(draft).map(drop)
+    }
+
+    /// Queues bytes for one connection. Over the limit it is a slow consumer like any other.
+    pub(super) fn send(&mut self, shard: &Shard, key: Key, bytes: bytes::Bytes) {
+        let limit_bytes = shard.node.config.limits.outbox_bytes_max;
+        let Some(connection) = self.get(key) else { return };
+        match connection.outbox.push(bytes, limit_bytes) {
+            Ok(()) => self.mark(key, true),
+            Err(full) => {
+                let why = Disconnect::SlowConsumer { pending_bytes: full.pending_bytes, limit_bytes };
+                self.close_session(shard, key, why);
+            }
+        }
+    }
+
+    /// Queues a connection's last bytes. They always fit: what had not begun to leave is dropped
+    /// for them when the peer was too slow.
+    pub(super) fn send_last(&mut self, key: Key, bytes: bytes::Bytes) {
+        if let Some(connection) = self.get(key) {
+            let _ = connection.outbox.push(bytes, usize::MAX);
+            self.mark(key, true);
+        }
+    }
+
+    /// The server ends a session.
+    pub(super) fn close_session(&mut self, shard: &Shard, key: Key, why: Disconnect) {
+        let slow = matches!(why, Disconnect::SlowConsumer { .. } | Disconnect::Stalled(_));
+        let Some(connection) = self.get(key) else { return };
+        let Stage::Open(open) = &mut connection.stage else {
+            if matches!(connection.stage, Stage::Head { .. }) {
+                self.end(shard, key, why);
+            }
+            return;
+        };
+        let mut actions = Vec::new();
+        open.session.close(why, &mut actions);
+        if slow {
+            connection.outbox.keep_only_started();
+            // The kernel holds back what it has no room for; for the last frame it shall take it.
+            if let Transport::Socket(socket) = &connection.transport {
+                let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::MAX);
+            }
+            connection.watches_writable = false;
+        }
+        self.carry_out(shard, key, &mut actions);
+        if slow {
+            self.watch(key);
+        }
+    }
+
+    /// Phase 3: connections whose time has come.
+    fn handle_timers(&mut self, shard: &Rc<Shard>, now: Moment) {
+        if self.accept_paused_until.is_some_and(|until| now >= until) {
+            self.accept_paused_until = None;
+            if let Some(listener) = &self.listener {
+                let data = epoll::EventData::new_u64(LISTENER);
+                let _ = epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN);
+            }
+        }
+        let mut due = Vec::new();
+        self.timers.advance(now, &mut due);
+        let stall_max = shard.node.config.limits.outbox_stall_max;
+        for (key, tick) in due {
+            let Some(connection) = self.get(key) else { continue };
+            if connection.armed != tick {
+                continue;
+            }
+            connection.armed = u64::MAX;
+            let stalled = connection.blocked_since.is_some_and(|since| now >= since + stall_max);
+            match &mut connection.stage {
+                Stage::Head { deadline, .. } if now >= *deadline => self.head_too_slow(shard, key),
+                Stage::Closing { deadline } if now >= *deadline => self.end(shard, key, Disconnect::Lost),
+                Stage::Open(_) if stalled => self.close_session(shard, key, Disconnect::Stalled(stall_max)),
+                Stage::Open(open) => {
+                    let mut actions = Vec::new();
+                    open.session.on_timeout(now, &mut actions);
+                    self.carry_out(shard, key, &mut actions);
+                }
+                Stage::Head { .. } | Stage::Closing { .. } => {}
+            }
+            self.rearm_after(key, stall_max);
+        }
+    }
+
+    pub(super) fn arm(&mut self, key: Key, at: Moment) {
+        if at == Moment::NEVER {
+            return;
+        }
+        let tick = tick_of(at);
+        let Some(connection) = self.get(key) else { return };
+        if tick < connection.armed {
+            connection.armed = tick;
+            self.timers.arm(key, tick);
+        }
+    }
+
+    fn rearm(&mut self, key: Key) {
+        let at = match self.get(key).map(|connection| &connection.stage) {
+            Some(Stage::Open(open)) => open.session.poll_timeout(),
+            Some(Stage::Head { deadline, .. } | Stage::Closing { deadline }) => *deadline,
+            None => return,
+        };
+        self.arm(key, at);
+    }
+
+    fn rearm_after(&mut self, key: Key, stall_max: Duration) {
+        self.rearm(key);
+        if let Some(since) = self.get(key).and_then(|connection| connection.blocked_since) {
+            self.arm(key, since + stall_max);
+        }
+    }
+
+    /// Phase 4: one system call per dirty connection. Says whether some are left.
+    fn flush(&mut self, shard: &Shard, now: Moment) -> bool {
+        let begun = Instant::now();
+        // Looking at the clock costs as much as some deliveries.
+        for count in 1_usize.. {
+            let key = match self.urgent.pop_front() {
+                Some(key) => {
+                    if let Some(connection) = self.get(key) {
+                        connection.in_urgent = false;
+                    }
+                    key
+                }
+                None => match self.bulk.pop_front() {
+                    Some(key) => {
+                        if let Some(connection) = self.get(key) {
+                            connection.in_bulk = false;
+                        }
+                        key
+                    }
+                    None => return false,
+                },
+            };
+            self.flush_one(shard, key, now);
+            if count.is_multiple_of(16) && begun.elapsed() >= BUDGET {
+                break;
+            }
+        }
+        !(self.urgent.is_empty() && self.bulk.is_empty())
+    }
+
+    fn flush_one(&mut self, shard: &Shard, key: Key, now: Moment) {
+        let stall_max = shard.node.config.limits.outbox_stall_max;
+        let metrics = &shard.node.metrics.shards[shard.index];
+        let Some(connection) = self.get(key) else { return };
+        let socket = match &mut connection.transport {
+            Transport::Socket(socket) => socket,
+            Transport::Body(waker) => {
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+                if !connection.outbox.is_empty() && connection.blocked_since.is_none() {
+                    connection.blocked_since = Some(now);
+                    self.arm(key, now + stall_max);
+                }
+                return;
+            }
+        };
+        let before = connection.outbox.pending_bytes();
+        let flushed = connection.outbox.flush(&mut Socket(socket));
+        let written = before - connection.outbox.pending_bytes();
+        metrics.bytes_out.add(written);
+        match flushed {
+            Ok(Flushed::All) => {
+                connection.blocked_since = None;
+                if matches!(connection.stage, Stage::Closing { .. }) {
+                    let _ = shutdown(&*socket, Shutdown::Write);
+                }
+            }
+            Ok(Flushed::Blocked) => {
+                if written > 0 || connection.blocked_since.is_none() {
+                    connection.blocked_since = Some(now);
+                }
+                connection.watches_writable = true;
+                self.watch(key);
+                self.arm(key, now + stall_max);
+            }
+            Err(_) => self.end(shard, key, Disconnect::Lost),
+        }
+    }
+
+    /// The session is over: it hears nothing more, and the connection ends when its last bytes
+    /// are out.
+    fn begin_closing(&mut self, shard: &Shard, key: Key, why: &Disconnect) {
+        let deadline = shard.now() + CLOSING_MAX;
+        let Some(connection) = self.get(key) else { return };
+        let stage = std::mem::replace(&mut connection.stage, Stage::Closing { deadline });
+        if let Stage::Open(open) = stage {
+            self.leave(shard, key, &open, why);
+        }
+        self.arm(key, deadline);
+        self.mark(key, true);
+    }
+
+    /// Removes a connection, whatever it was doing. The socket closes with it.
+    pub(super) fn end(&mut self, shard: &Shard, key: Key, why: Disconnect) {
+        if self.get(key).is_none() {
+            return;
+        }
+        let connection = self.connections.remove(key.slot as usize);
+        match connection.stage {
+            Stage::Open(open) => self.leave(shard, key, &open, &why),
+            Stage::Head { .. } => self.heads_open -= 1,
+            Stage::Closing { .. } => {}
+        }
+        match connection.transport {
+            Transport::Socket(_) => shard.node.connection_closed(),
+            Transport::Body(Some(waker)) => waker.wake(),
+            Transport::Body(None) => {}
+        }
+    }
+
+    /// A connection leaves for the HTTP server; its socket lives on there, and is counted there.
+    pub(super) fn release(&mut self, key: Key) -> Option<TcpStream> {
+        self.get(key)?;
+        let connection = self.connections.remove(key.slot as usize);
+        if matches!(connection.stage, Stage::Head { .. }) {
+            self.heads_open -= 1;
+        }
+        match connection.transport {
+            Transport::Socket(socket) => {
+                let _ = epoll::delete(&self.epoll, &socket);
+                Some(socket)
+            }
+            Transport::Body(_) => None,
+        }
+    }
+
+    fn leave(&mut self, shard: &Shard, key: Key, open: &super::connection::Open, why: &Disconnect) {
+        let node = &shard.node;
+        self.hub.leave(key.slot, |topic| {
+            if let fanfare_core::hub::Topic::Channel(channel) = topic {
+                node.engine.unsubscribe(open.app, shard.index, channel);
+            }
+        });
+        node.engine.leave(open.app, shard.index);
+        if open.app == fanfare_core::app::AppId::PROBE {
+            return;
+        }
+        let metrics = &node.metrics.shards[shard.index];
+        metrics.closed(&open.session, why);
+        let lived = shard.now() - open.opened;
+        let kind = if why.is_fault() { Kind::Error } else { Kind::Close };
+        node.log.say(kind, || {
+            let (session, peer, reason) = (open.id, open.peer.map(|peer| peer.to_string()), why.to_string());
+            if why.is_fault() {
+                tracing::warn!(%session, peer, seconds = lived.as_secs(), %reason, "session ended with an error");
+            } else {
+                tracing::info!(%session, peer, seconds = lived.as_secs(), %reason, "session closed");
+            }
+        });
+    }
+}
