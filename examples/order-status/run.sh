@@ -19,7 +19,7 @@ die() {
 }
 
 [[ $port =~ ^[0-9]+$ ]] || die "PORT is not a number: $port"
-[[ $FANFARE_URL =~ ^http://([][A-Za-z0-9.:-]+)/?$ ]] || die "FANFARE_URL must look like http://host:port here: $FANFARE_URL"
+[[ $FANFARE_URL =~ ^http://([][A-Za-z0-9.:-]+)/?$ ]] || die "FANFARE_URL is not http://host:port: $FANFARE_URL"
 fanfare=${BASH_REMATCH[1]}
 fpm=${PHP_FPM:-$(compgen -c php-fpm | sort -rV | head -n 1)}
 [[ -n $fpm ]] || die "php-fpm is not installed"
@@ -57,7 +57,7 @@ if [[ $EUID -eq 0 ]]; then
         user=root
     fi
     group=$(id -gn "$user")
-    printf 'user = %s\ngroup = %s\nlisten.owner = %s\nlisten.group = %s\n' "$user" "$group" "$user" "$group" >> "$run/php-fpm.conf"
+    printf '%s\n' "user = $user" "group = $group" "listen.owner = $user" "listen.group = $group" >> "$run/php-fpm.conf"
     [[ $user != root ]] || fpm_options+=(-R)
     nginx_options+=(-g "user $user $group;")
     chmod 711 "$run"

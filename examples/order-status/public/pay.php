@@ -38,7 +38,7 @@ if ($order === null) {
 }
 answer(200, $order);
 
-// The order is paid and stored. The visitor need not wait for the broadcast; with sessions, session_write_close() first.
+// The order is paid and stored, so the visitor need not wait for the broadcast. With sessions, session_write_close().
 if (function_exists('fastcgi_finish_request')) {
     fastcgi_finish_request();
 }
@@ -46,6 +46,7 @@ if ($changed) {
     $news = json_encode(['id' => $order['id'], 'status' => $order['status']]);
     $published = fanfare('orders', $news, ['event' => 'paid']);
     if (!isset($published['id'])) {
-        error_log("order {$order['id']} is paid, but not shown live: " . ($published['message'] ?? 'no answer from Fanfare'));
+        $why = $published['message'] ?? 'no answer from Fanfare';
+        error_log("order {$order['id']} is paid, but not shown live: $why");
     }
 }

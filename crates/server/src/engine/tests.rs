@@ -24,7 +24,7 @@ fn draft(channels: &[&str]) -> Draft {
 }
 
 fn engine(publications_max: usize) -> (MemoryEngine, Mailboxes) {
-    let mailboxes: Mailboxes = (0..2).map(|_| Arc::new(Mailbox::new(publications_max, 1_000))).collect();
+    let mailboxes: Mailboxes = (0..2).map(|_| Arc::new(Mailbox::new(publications_max, 1 << 20))).collect();
     (MemoryEngine::new(&[APP], Epoch(7), Arc::clone(&mailboxes), 3), mailboxes)
 }
 

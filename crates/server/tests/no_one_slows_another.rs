@@ -1,0 +1,112 @@
+//! Promise 3: a slow, stalled or hostile connection costs a bounded number of bytes and delays
+//! nobody.
+
+mod support;
+
+use support::{Said, Server, frame, text};
+
+#[tokio::test]
+async fn a_stalled_reader_is_closed_with_4408_and_nobody_else_notices() {
+    let mut server = Server::start(&[("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "200000")]);
+    let mut stalled = server.websocket("/ch/a").await;
+    let mut good = server.websocket("/ch/a").await;
+    let message = "x".repeat(60_000);
+    let slow = "fanfare_disconnects_total{reason=\"slow_consumer\"}";
+    let mut published = 0;
+    let mut publisher = server.connect().await;
+    while server.metric(slow).await == 0 {
+        let (status, _, answer) = publisher.request("POST", "/ch/a", "", message.as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
+        published += 1;
+        assert!(good.hear().await == text(&message));
+        assert!(published < 2_000, "a reader that does not read is never closed");
+    }
+    assert_eq!(server.metric(slow).await, 1);
+    // When it reads at last, it finds whole messages and then the reason.
+    let mut whole = 0;
+    let last = loop {
+        match stalled.hear().await {
+            Said::Text(got) if got == message => whole += 1,
+            other => break other,
+        }
+    };
+    assert!(matches!(&last, Said::Close(4408, reason) if reason.contains("slow consumer")), "{last:?} after {whole}");
+    assert!(whole < published);
+    good.say("x").await; // a listen-only channel: the server is there to refuse it
+    assert!(matches!(good.hear().await, Said::Close(4403, _)));
+    assert!(server.is_alive());
+}
+
+/// Bytes that are no HTTP, almost HTTP, or HTTP that must not be believed: the answer's status, or
+/// 0 for an end without one.
+#[tokio::test]
+async fn the_process_survives_hostile_bytes_with_no_thread_lost() {
+    let mut server = Server::start(&[]);
+    let threads = server.threads();
+    let mut good = server.websocket("/").await;
+    let many_fields = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(200));
+    let long_target = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(9_000));
+    let large_head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nA: {}\r\n\r\n", "b".repeat(20_000));
+    let cases: [(&[u8], u16); 14] = [
+        (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", 400),
+        (b"\0\0\0\0\0\0\0\0", 400),
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: localhost\n\n", 400),
+        (b"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", 505),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /ch/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nContent-Length: 5\r\n\r\nhello", 400),
+        (many_fields.as_bytes(), 431),
+        (long_target.as_bytes(), 414),
+        (large_head.as_bytes(), 431),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ];
+    for (bytes, status) in cases {
+        let mut peer = server.connect().await;
+        peer.send(bytes).await;
+        let head = peer.head().await;
+        let got: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        assert_eq!(got, status, "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
+        while peer.more().await {}
+    }
+    // Handshakes cut at every byte, and frames of noise.
+    let handshake = format!(
+        "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        server.address
+    );
+    for cut in (0..handshake.len()).step_by(7) {
+        let mut peer = server.connect().await;
+        peer.send(&handshake.as_bytes()[..cut]).await;
+    }
+    for seed in 0..64_u8 {
+        let mut peer = server.websocket("/").await;
+        let noise: Vec<u8> = (0..200_u8).map(|at| at.wrapping_mul(31).wrapping_add(seed.wrapping_mul(77)) | 0x80).collect();
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut peer.socket, &noise).await;
+        drop(peer);
+    }
+    let mut other = server.websocket("/").await;
+    other.send(&frame(0x81, b"all well")).await;
+    assert_eq!(good.hear().await, text("all well"));
+    assert_eq!(server.threads(), threads);
+    assert!(server.is_alive());
+}
+
+#[tokio::test]
+async fn a_request_head_must_come_in_time() {
+    let server = Server::start(&[("FANFARE_LIMITS_HEAD_TIME_MAX", "1s")]);
+    let mut peer = server.connect().await;
+    peer.send(b"GET / HTTP/1.1\r\nHost: loc").await;
+    assert!(peer.head().await.starts_with("HTTP/1.1 408"));
+    assert!(!peer.more().await);
+}
+
+#[tokio::test]
+async fn silent_peers_are_pinged_and_then_dropped() {
+    let server = Server::start(&[("FANFARE_SESSIONS_PING_INTERVAL", "1s")]);
+    let mut silent = server.websocket("/").await;
+    let Said::Close(1001, reason) = silent.hear().await else { panic!("not dropped") };
+    assert!(reason.contains("no sign of life"), "{reason}");
+}

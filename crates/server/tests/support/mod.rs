@@ -1,0 +1,287 @@
+//! A real server on a port of its own, and clients that know only the wire.
+
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Longer than anything here takes on a busy machine; only a failing test waits this long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const KEY: &str = "a key that is long enough for a test";
+
+pub struct Server {
+    child: Child,
+    pub address: String,
+    logs: Option<std::thread::JoinHandle<String>>,
+}
+
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FANFARE_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Server {
+    /// Starts with these settings (`FANFARE_…`), and returns when it is ready.
+    pub fn start(settings: &[(&str, &str)]) -> Self {
+        let mut command = command();
+        command.env("FANFARE_LISTEN", "127.0.0.1:0").env("FANFARE_SHARDS", "2");
+        command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        // Read all the time, or the server would block on a full pipe.
+        let logs = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").map(str::to_owned);
+        let address = address.unwrap_or_else(|| panic!("the server said {line:?}"));
+        Self { child, address, logs: Some(logs) }
+    }
+
+    pub fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for the end; returns the status and all log lines.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        (status, self.logs.take().unwrap().join().unwrap())
+    }
+
+    pub async fn connect(&self) -> Peer {
+        Peer { socket: TcpStream::connect(&self.address).await.unwrap(), got: Vec::new(), host: self.address.clone() }
+    }
+
+    /// Opens a WebSocket; the handshake must succeed.
+    pub async fn websocket(&self, path: &str) -> Peer {
+        self.websocket_with(path, "").await
+    }
+
+    pub async fn websocket_with(&self, path: &str, fields: &str) -> Peer {
+        let mut peer = self.connect().await;
+        peer.send_head(&format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n",
+            self.address
+        ))
+        .await;
+        let head = peer.head().await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        peer
+    }
+
+    /// Opens an event stream and reads its first bytes.
+    pub async fn stream(&self, path: &str, fields: &str) -> Peer {
+        let mut peer = self.connect().await;
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{fields}\r\n", self.address);
+        peer.send_head(&head).await;
+        let head = peer.head().await;
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"), "{head}");
+        let first = peer.block().await;
+        assert!(first.starts_with(":\nretry: "), "{first}");
+        peer
+    }
+
+    /// One request on a connection of its own: status, head and body.
+    pub async fn request(&self, method: &str, path: &str, fields: &str, body: &[u8]) -> (u16, String, String) {
+        let mut peer = self.connect().await;
+        peer.request(method, path, fields, body).await
+    }
+
+    pub async fn post(&self, path: &str, body: &[u8]) -> (u16, String) {
+        let (status, _, body) = self.request("POST", path, "", body).await;
+        (status, body)
+    }
+
+    /// The value of a metric, by its name and labels as printed.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (_, _, text) = self.request("GET", "/metrics", "", b"").await;
+        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Asks again and again until `name` has reached `value`.
+    pub async fn wait_for_metric(&self, name: &str, value: u64) {
+        let reached = async {
+            while self.metric(name).await < value {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{name} did not reach {value}"));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One connection, seen from outside.
+pub struct Peer {
+    pub socket: TcpStream,
+    pub got: Vec<u8>,
+    host: String,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Said {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping,
+    Pong(Vec<u8>),
+    Close(u16, String),
+    End,
+}
+
+pub fn text(text: &str) -> Said {
+    Said::Text(text.to_owned())
+}
+
+/// A client's frame, masked.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..=125 => bytes.push(0x80 | u8::try_from(len).unwrap()),
+        len @ 126..=0xffff => {
+            bytes.push(0xfe);
+            bytes.extend(u16::try_from(len).unwrap().to_be_bytes());
+        }
+        len => {
+            bytes.push(0xff);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    let mask = [9, 8, 7, 6];
+    bytes.extend(mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// A whole frame of the server at the start of `bytes`: its length and what it says.
+pub fn parse_frame(bytes: &[u8]) -> Option<(usize, Said)> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    let (start, len) = match second {
+        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
+        127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap())).unwrap()),
+        len => (2, usize::from(len)),
+    };
+    let payload = bytes.get(start..start + len)?;
+    let said = match first {
+        0x81 => Said::Text(String::from_utf8(payload.to_vec()).unwrap()),
+        0x82 => Said::Binary(payload.to_vec()),
+        0x89 => Said::Ping,
+        0x8a => Said::Pong(payload.to_vec()),
+        0x88 if payload.is_empty() => Said::Close(1005, String::new()),
+        0x88 => Said::Close(
+            u16::from_be_bytes([payload[0], payload[1]]),
+            String::from_utf8(payload[2..].to_vec()).unwrap(),
+        ),
+        other => panic!("the server sent a frame that begins with {other:02x}"),
+    };
+    Some((start + len, said))
+}
+
+impl Peer {
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+    }
+
+    pub async fn send_head(&mut self, head: &str) {
+        self.send(head.as_bytes()).await;
+    }
+
+    pub async fn say(&mut self, message: &str) {
+        self.send(&frame(0x81, message.as_bytes())).await;
+    }
+
+    /// Reads more; `false` at the end of the connection.
+    pub async fn more(&mut self) -> bool {
+        let read = tokio::time::timeout(PATIENCE, self.socket.read_buf(&mut self.got)).await;
+        matches!(read.expect("the server said nothing for a minute"), Ok(count) if count > 0)
+    }
+
+    /// What the server says next, pings left out.
+    pub async fn hear(&mut self) -> Said {
+        loop {
+            while let Some((len, said)) = parse_frame(&self.got) {
+                self.got.drain(..len);
+                if said != Said::Ping {
+                    return said;
+                }
+            }
+            if !self.more().await {
+                return Said::End;
+            }
+        }
+    }
+
+    async fn until(&mut self, end: &str) -> String {
+        loop {
+            if let Some(at) = self.got.windows(end.len()).position(|part| part == end.as_bytes()) {
+                let bytes: Vec<u8> = self.got.drain(..at + end.len()).collect();
+                return String::from_utf8(bytes).unwrap();
+            }
+            assert!(self.more().await, "the connection ended before {end:?}: {:?}", String::from_utf8_lossy(&self.got));
+        }
+    }
+
+    pub async fn head(&mut self) -> String {
+        self.until("\r\n\r\n").await
+    }
+
+    /// The next block of an event stream, comments left out.
+    pub async fn event(&mut self) -> String {
+        loop {
+            let block = self.block().await;
+            if !block.starts_with(':') {
+                return block;
+            }
+        }
+    }
+
+    async fn block(&mut self) -> String {
+        self.until("\n\n").await
+    }
+
+    /// One request on this connection, which stays open.
+    pub async fn request(&mut self, method: &str, path: &str, fields: &str, body: &[u8]) -> (u16, String, String) {
+        let length = if body.is_empty() && method != "POST" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let host = if fields.contains("Host:") { String::new() } else { format!("Host: {}\r\n", self.host) };
+        let mut request = format!("{method} {path} HTTP/1.1\r\n{host}{fields}{length}\r\n").into_bytes();
+        request.extend(body);
+        // A server that refuses early may close before all was written.
+        let _ = self.socket.write_all(&request).await;
+        let head = self.head().await;
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+        let length: usize = length.map_or(0, |length| length.trim().parse().unwrap());
+        while method != "HEAD" && self.got.len() < length {
+            assert!(self.more().await, "the body ended early");
+        }
+        let body = self.got.drain(..length.min(self.got.len())).collect();
+        (status, head, String::from_utf8(body).unwrap())
+    }
+}
