@@ -1,2 +1,47 @@
-//! x
-fn main(){}
+//! Chores of the repository. `cargo xtask test` is what everyone runs before a change lands, and
+//! what the continuous integration runs: it installs what is missing and passes all tests.
+
+mod supply;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask test            all checks and tests; installs what is missing
+cargo xtask test --only S   one step (see --list)
+cargo xtask test --list     the steps
+cargo xtask tidy            rules of the tree that a look at the files can check
+cargo xtask supply          licences, sources and banned crates of everything we depend on";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test"] => test::run(None),
+        ["test", "--list"] => {
+            println!("{}", test::STEPS.join("\n"));
+            Ok(true)
+        }
+        ["test", "--only", step] => test::run(Some(step)),
+        ["tidy"] => tidy::run().map(|found| report(&found)),
+        ["supply"] => supply::run().map(|found| report(&found)),
+        _ => {
+            println!("{HELP}");
+            Ok(words.is_empty() || words == ["help"])
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(found: &[String]) -> bool {
+    found.iter().for_each(|line| println!("{line}"));
+    found.is_empty()
+}

@@ -31,8 +31,16 @@ const KEY_BYTES_MIN: usize = 16;
 const KEY_BYTES_WANTED: usize = 32;
 
 /// Keys that stand in examples and so in other people's configurations.
-const SAMPLE_KEYS: [&str; 8] =
-    ["secret", "app-secret", "changeme", "change-me", "password", "fanfare", "!changethismercurehubjwtsecretkey!", "your-secret-key-goes-here"];
+const SAMPLE_KEYS: [&str; 8] = [
+    "secret",
+    "app-secret",
+    "changeme",
+    "change-me",
+    "password",
+    "fanfare",
+    "!changethismercurehubjwtsecretkey!",
+    "your-secret-key-goes-here",
+];
 
 /// Everything a node can be told.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -153,14 +161,20 @@ impl Default for Config {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+        }
     }
 }
 
 impl Default for Channels {
     fn default() -> Self {
         let owned = |texts: [&str; 2]| texts.map(str::to_owned).to_vec();
-        Self { private: owned(["private/*", "user/*"]), talk: owned(["main", "talk/*"]) }
+        Self {
+            private: owned(["private/*", "user/*"]),
+            talk: owned(["main", "talk/*"]),
+        }
     }
 }
 
@@ -178,7 +192,10 @@ impl Default for Sessions {
 /// Reads `ADDR:PORT`, also with `localhost`.
 pub fn parse_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix("localhost:") {
-        Some(port) => port.parse().ok().map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)),
         None => text.parse().ok(),
     }
 }
@@ -186,7 +203,9 @@ pub fn parse_address(text: &str) -> Option<SocketAddr> {
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_address(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!("{text:?} is not an address and port such as 127.0.0.1:8080 or [::]:8080"))
+        serde::de::Error::custom(format!(
+            "{text:?} is not an address and port such as 127.0.0.1:8080 or [::]:8080"
+        ))
     })
 }
 
@@ -218,11 +237,15 @@ pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
     if let Some((name, text)) = &sources.file {
         // Read once into its final form, so that errors point into the file.
         toml::from_str::<Config>(text).map_err(|error| ConfigError(in_file(name, text, &error)))?;
-        table = text.parse().map_err(|error: toml::de::Error| ConfigError(in_file(name, text, &error)))?;
+        table = text
+            .parse()
+            .map_err(|error: toml::de::Error| ConfigError(in_file(name, text, &error)))?;
     }
     let known = keys();
     for (name, value) in &sources.environment {
-        let Some(rest) = name.strip_prefix("FANFARE_") else { continue };
+        let Some(rest) = name.strip_prefix("FANFARE_") else {
+            continue;
+        };
         if OTHER_VARIABLES.contains(&name.as_str()) {
             continue;
         }
@@ -231,7 +254,10 @@ pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
             (Some(key), _) => key.clone(),
             (None, "LOG") => "log.level".to_owned(),
             (None, _) => {
-                let near = known.iter().map(|key| variable(key)).min_by_key(|known| distance(known, name));
+                let near = known
+                    .iter()
+                    .map(|key| variable(key))
+                    .min_by_key(|known| distance(known, name));
                 let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
                 return Err(ConfigError(format!("{name} is not a setting{near}")));
             }
@@ -256,7 +282,9 @@ fn check_table(table: &toml::Table, source: &str) -> Result<(), ConfigError> {
 }
 
 fn in_file(name: &str, text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().map(|span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
+    let line = error
+        .span()
+        .map(|span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
     let line = line.map_or(String::new(), |line| format!(", line {line}"));
     let wrong = error.span().and_then(|span| text.get(span)).unwrap_or_default();
     let key = wrong.split(['=', '\n']).next().unwrap_or_default().trim();
@@ -298,14 +326,26 @@ fn variable(key: &str) -> String {
 /// Puts a text into the table, in the form that the setting has by default.
 fn set(table: &mut toml::Table, key: &str, text: &str) {
     let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
-    let (section, name) = key.split_once('.').map_or((None, key), |(section, name)| (Some(section), name));
+    let (section, name) = key
+        .split_once('.')
+        .map_or((None, key), |(section, name)| (Some(section), name));
     let default = match section {
         Some(section) => defaults.get(section).and_then(|section| section.get(name)),
         None => defaults.get(name),
     };
-    let list = || toml::Value::Array(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Into::into).collect());
+    let list = || {
+        toml::Value::Array(
+            text.split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(Into::into)
+                .collect(),
+        )
+    };
     let value = match default {
-        Some(toml::Value::Integer(_)) => text.parse::<i64>().map_or_else(|_| text.into(), toml::Value::Integer),
+        Some(toml::Value::Integer(_)) => text
+            .parse::<i64>()
+            .map_or_else(|_| text.into(), toml::Value::Integer),
         Some(toml::Value::Array(_)) => list(),
         None if key == "sessions.heartbeat" => list(),
         _ => text.into(),
@@ -313,7 +353,9 @@ fn set(table: &mut toml::Table, key: &str, text: &str) {
     let target = match section {
         None => table,
         Some(section) => {
-            let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            let entry = table
+                .entry(section)
+                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
             match entry {
                 toml::Value::Table(inner) => inner,
                 _ => return,
@@ -330,7 +372,9 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, x) in a.chars().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);
         for (j, y) in b.iter().enumerate() {
-            let next = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            let next = (diagonal + usize::from(x != *y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
             diagonal = std::mem::replace(&mut row[j + 1], next);
         }
     }
@@ -341,7 +385,9 @@ impl Config {
     /// How many shards to start.
     pub fn shard_count(&self) -> usize {
         match self.shards {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX),
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(SHARDS_MAX),
             count => count,
         }
     }
@@ -357,7 +403,11 @@ impl Config {
             "off" => None,
             "auto" => {
                 // A port that the system chose has no meaningful neighbour.
-                let port = if self.listen.port() == 0 { 0 } else { doors.port().checked_add(1)? };
+                let port = if self.listen.port() == 0 {
+                    0
+                } else {
+                    doors.port().checked_add(1)?
+                };
                 Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
             }
             text => parse_address(text),
@@ -375,42 +425,77 @@ impl Config {
                 let length = key.expose().len();
                 let sample = SAMPLE_KEYS.contains(&key.expose().to_lowercase().as_str());
                 let weak = sample || length < KEY_BYTES_MIN;
-                let cause = if sample { "is a sample out of somebody's documentation" } else { "is shorter than 16 bytes" };
+                let cause = if sample {
+                    "is a sample out of somebody's documentation"
+                } else {
+                    "is shorter than 16 bytes"
+                };
                 if weak && public {
-                    return Err(ConfigError(format!("the key {cause}; a good one for this server: {}", fresh_key())));
+                    return Err(ConfigError(format!(
+                        "the key {cause}; a good one for this server: {}",
+                        fresh_key()
+                    )));
                 }
                 if weak {
                     warnings.push(format!("the key {cause}; this is only accepted on loopback"));
                 } else if length < KEY_BYTES_WANTED {
-                    warnings.push("the key is shorter than 32 bytes and could be guessed from a captured token".to_owned());
+                    warnings.push(
+                        "the key is shorter than 32 bytes and could be guessed from a captured token"
+                            .to_owned(),
+                    );
                 }
             }
         }
         if self.engine != "memory" {
-            return Err(ConfigError(format!("engine: this version has \"memory\", not {:?}", self.engine)));
+            return Err(ConfigError(format!(
+                "engine: this version has \"memory\", not {:?}",
+                self.engine
+            )));
         }
         if self.shards > SHARDS_MAX {
-            return Err(ConfigError(format!("shards: at most {SHARDS_MAX}, not {}", self.shards)));
+            return Err(ConfigError(format!(
+                "shards: at most {SHARDS_MAX}, not {}",
+                self.shards
+            )));
         }
         if self.admin_is_separate() && parse_address(&self.admin_listen).is_none() {
-            return Err(ConfigError(format!("admin_listen: {:?} is not \"auto\", \"off\" or an address and port", self.admin_listen)));
+            return Err(ConfigError(format!(
+                "admin_listen: {:?} is not \"auto\", \"off\" or an address and port",
+                self.admin_listen
+            )));
         }
-        if self.admin_address(self.listen).is_some_and(|address| !address.ip().is_loopback()) {
-            return Err(ConfigError("admin_listen: only a loopback address; put a proxy that asks for a password in front of it".to_owned()));
+        if self
+            .admin_address(self.listen)
+            .is_some_and(|address| !address.ip().is_loopback())
+        {
+            return Err(ConfigError(
+                "admin_listen: only a loopback address; put a proxy that asks for a password in front of it"
+                    .to_owned(),
+            ));
         }
         OriginRules::new(&self.origins, false).map_err(|error| ConfigError(format!("origins: {error}")))?;
-        for (key, patterns) in [("channels.private", &self.channels.private), ("channels.talk", &self.channels.talk)] {
+        for (key, patterns) in [
+            ("channels.private", &self.channels.private),
+            ("channels.talk", &self.channels.talk),
+        ] {
             for pattern in patterns {
-                ChannelPattern::new(pattern).map_err(|error| ConfigError(format!("{key}: {pattern:?}: {error}")))?;
+                ChannelPattern::new(pattern)
+                    .map_err(|error| ConfigError(format!("{key}: {pattern:?}: {error}")))?;
             }
         }
         if self.sessions.ping_interval < Duration::from_secs(1) {
-            return Err(ConfigError("sessions.ping_interval must be at least 1s".to_owned()));
+            return Err(ConfigError(
+                "sessions.ping_interval must be at least 1s".to_owned(),
+            ));
         }
         if self.sessions.stream_age_max < Duration::from_secs(1) {
-            return Err(ConfigError("sessions.stream_age_max must be at least 1s".to_owned()));
+            return Err(ConfigError(
+                "sessions.stream_age_max must be at least 1s".to_owned(),
+            ));
         }
-        self.limits.check().map_err(|error| ConfigError(error.to_string()))?;
+        self.limits
+            .check()
+            .map_err(|error| ConfigError(error.to_string()))?;
         Ok(warnings)
     }
 

@@ -5,13 +5,24 @@ use super::*;
 fn sources(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
     Sources {
         file: (!file.is_empty()).then(|| ("fanfare.toml".to_owned(), file.to_owned())),
-        environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-        flags: flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
+        environment: environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        flags: flags
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned()))
+            .collect(),
     }
 }
 
 #[track_caller]
-fn check(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)], expected: impl FnOnce(&mut Config)) {
+fn check(
+    file: &str,
+    environment: &[(&str, &str)],
+    flags: &[(&'static str, &str)],
+    expected: impl FnOnce(&mut Config),
+) {
     let mut config = Config::default();
     expected(&mut config);
     assert_eq!(load(&sources(file, environment, flags)).unwrap().0, config);
@@ -31,22 +42,58 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 fn layers_from_weak_to_strong() {
     check("", &[], &[], |_| {});
     check("listen = \"127.0.0.1:1\"", &[], &[], |c| c.listen.set_port(1));
-    check("listen = \"127.0.0.1:1\"", &[("FANFARE_LISTEN", "localhost:2")], &[], |c| c.listen.set_port(2));
-    check("listen = \"127.0.0.1:1\"", &[("FANFARE_LISTEN", "localhost:2")], &[("listen", "127.0.0.1:3")], |c| {
-        c.listen.set_port(3);
-    });
-    check("[limits]\nmessage_bytes_max = 100\nhead_time_max = \"2m\"", &[], &[], |c| {
-        c.limits.message_bytes_max = 100;
-        c.limits.head_time_max = Duration::from_secs(120);
-    });
-    check("", &[("FANFARE_LIMITS_MESSAGE_BYTES_MAX", "100"), ("FANFARE_CHANNELS_TALK", "a, b*"), ("HOME", "x")], &[], |c| {
-        c.limits.message_bytes_max = 100;
-        c.channels.talk = vec!["a".to_owned(), "b*".to_owned()];
-    });
-    check("", &[("FANFARE_LOG", "debug"), ("FANFARE_URL", "x"), ("FANFARE_KEY", KEY)], &[("log.format", "json")], |c| {
-        c.log = Log { format: LogFormat::Json, level: "debug".to_owned() };
-        c.key = Some(Secret::new(KEY));
-    });
+    check(
+        "listen = \"127.0.0.1:1\"",
+        &[("FANFARE_LISTEN", "localhost:2")],
+        &[],
+        |c| c.listen.set_port(2),
+    );
+    check(
+        "listen = \"127.0.0.1:1\"",
+        &[("FANFARE_LISTEN", "localhost:2")],
+        &[("listen", "127.0.0.1:3")],
+        |c| {
+            c.listen.set_port(3);
+        },
+    );
+    check(
+        "[limits]\nmessage_bytes_max = 100\nhead_time_max = \"2m\"",
+        &[],
+        &[],
+        |c| {
+            c.limits.message_bytes_max = 100;
+            c.limits.head_time_max = Duration::from_secs(120);
+        },
+    );
+    check(
+        "",
+        &[
+            ("FANFARE_LIMITS_MESSAGE_BYTES_MAX", "100"),
+            ("FANFARE_CHANNELS_TALK", "a, b*"),
+            ("HOME", "x"),
+        ],
+        &[],
+        |c| {
+            c.limits.message_bytes_max = 100;
+            c.channels.talk = vec!["a".to_owned(), "b*".to_owned()];
+        },
+    );
+    check(
+        "",
+        &[
+            ("FANFARE_LOG", "debug"),
+            ("FANFARE_URL", "x"),
+            ("FANFARE_KEY", KEY),
+        ],
+        &[("log.format", "json")],
+        |c| {
+            c.log = Log {
+                format: LogFormat::Json,
+                level: "debug".to_owned(),
+            };
+            c.key = Some(Secret::new(KEY));
+        },
+    );
     check("[sessions]\nheartbeat = [\"ping\", \"pong\"]", &[], &[], |c| {
         c.sessions.heartbeat = Some(["ping".to_owned(), "pong".to_owned()]);
     });
@@ -57,29 +104,69 @@ fn layers_from_weak_to_strong() {
 
 #[test]
 fn errors_name_the_key_and_the_line() {
-    check_refused("\nlisten = \"nowhere\"", &[], &["fanfare.toml", "line 2", "nowhere"]);
-    check_refused("[limits]\nmesage_bytes_max = 1", &[], &["line 2", "mesage_bytes_max", "did you mean `limits.message_bytes_max`"]);
-    check_refused("lissten = 1", &[], &["line 1", "lissten", "did you mean `listen`"]);
+    check_refused(
+        "\nlisten = \"nowhere\"",
+        &[],
+        &["fanfare.toml", "line 2", "nowhere"],
+    );
+    check_refused(
+        "[limits]\nmesage_bytes_max = 1",
+        &[],
+        &[
+            "line 2",
+            "mesage_bytes_max",
+            "did you mean `limits.message_bytes_max`",
+        ],
+    );
+    check_refused(
+        "lissten = 1",
+        &[],
+        &["line 1", "lissten", "did you mean `listen`"],
+    );
     check_refused("a = = 1", &[], &["line 1"]);
     check_refused("[limits]\nhead_time_max = \"soon\"", &[], &["line 2", "soon"]);
-    check_refused("", &[("FANFARE_LISSTEN", "x")], &["FANFARE_LISSTEN", "did you mean FANFARE_LISTEN"]);
+    check_refused(
+        "",
+        &[("FANFARE_LISSTEN", "x")],
+        &["FANFARE_LISSTEN", "did you mean FANFARE_LISTEN"],
+    );
     check_refused("", &[("FANFARE_SHARDS", "many")], &["FANFARE_SHARDS"]);
-    check_refused("", &[("FANFARE_LOG_FORMAT", "xml")], &["FANFARE_LOG_FORMAT", "xml"]);
+    check_refused(
+        "",
+        &[("FANFARE_LOG_FORMAT", "xml")],
+        &["FANFARE_LOG_FORMAT", "xml"],
+    );
 }
 
 #[test]
 fn contradictions_are_found_before_a_socket_opens() {
     check_refused("listen = \"0.0.0.0:8080\"", &[], &["key = \"", "FANFARE_KEY="]);
     check_refused("listen = \"[::]:8080\"", &[], &["key = \""]);
-    check_refused("listen = \"0.0.0.0:8080\"\nkey = \"short\"", &[], &["shorter than 16 bytes"]);
-    check_refused("listen = \"0.0.0.0:8080\"\nkey = \"!ChangeThisMercureHubJWTSecretKey!\"", &[], &["sample"]);
+    check_refused(
+        "listen = \"0.0.0.0:8080\"\nkey = \"short\"",
+        &[],
+        &["shorter than 16 bytes"],
+    );
+    check_refused(
+        "listen = \"0.0.0.0:8080\"\nkey = \"!ChangeThisMercureHubJWTSecretKey!\"",
+        &[],
+        &["sample"],
+    );
     check_refused("engine = \"redis://x\"", &[], &["engine", "memory"]);
     check_refused("shards = 65", &[], &["shards", "64"]);
     check_refused("admin_listen = \"0.0.0.0:1\"", &[], &["admin_listen", "loopback"]);
     check_refused("origins = [\"shop.example\"]", &[], &["origins", "shop.example"]);
     check_refused("[channels]\ntalk = [\"\"]", &[], &["channels.talk"]);
-    check_refused("[limits]\noutbox_bytes_max = 5", &[], &["limits.outbox_bytes_max"]);
-    check_refused("[sessions]\nping_interval = \"0s\"", &[], &["sessions.ping_interval"]);
+    check_refused(
+        "[limits]\noutbox_bytes_max = 5",
+        &[],
+        &["limits.outbox_bytes_max"],
+    );
+    check_refused(
+        "[sessions]\nping_interval = \"0s\"",
+        &[],
+        &["sessions.ping_interval"],
+    );
 }
 
 #[test]

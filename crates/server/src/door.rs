@@ -58,7 +58,11 @@ impl Asked<'_> {
 
     /// Whether a person's browser asks for a page.
     pub(crate) fn wants_page(&self) -> bool {
-        self.accept.is_some_and(|accept| accept.windows(9).any(|part| part.eq_ignore_ascii_case(b"text/html")))
+        self.accept.is_some_and(|accept| {
+            accept
+                .windows(9)
+                .any(|part| part.eq_ignore_ascii_case(b"text/html"))
+        })
     }
 }
 
@@ -71,7 +75,8 @@ impl Rules {
 
     /// Who asks.
     pub(crate) fn identify(&self, asked: &Asked<'_>) -> Result<Identity, Refusal> {
-        self.policy.identify(asked.authorization.and_then(request::bearer))
+        self.policy
+            .identify(asked.authorization.and_then(request::bearer))
     }
 }
 
@@ -81,7 +86,8 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
         return Ok(node.probe_listen());
     }
     let parsed = PlainRequest::parse(asked.path, asked.query, node.config.limits.subscriptions_max);
-    let parsed = parsed.ok_or_else(|| Refusal::NotFound("nothing lives here; channels are at /ch/{name}".into()))??;
+    let parsed = parsed
+        .ok_or_else(|| Refusal::NotFound("nothing lives here; channels are at /ch/{name}".into()))??;
     let channels = parsed.listen_channels()?;
     let identity = node.rules.identify(asked)?;
     let policy = &node.rules.policy;
@@ -93,8 +99,13 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
         channels: channels.into(),
         form: parsed.form(websocket),
         echo: parsed.echo,
-        since: parsed.since.or_else(|| asked.last_event_id.filter(|id| !id.is_empty()).map(Since::parse)),
-        may_speak: websocket && channels.iter().all(|channel| policy.permit_frame(channel).is_ok()),
+        since: parsed
+            .since
+            .or_else(|| asked.last_event_id.filter(|id| !id.is_empty()).map(Since::parse)),
+        may_speak: websocket
+            && channels
+                .iter()
+                .all(|channel| policy.permit_frame(channel).is_ok()),
     })
 }
 
@@ -104,8 +115,15 @@ mod tests {
 
     #[track_caller]
     fn check(accept: &str, stream: bool, page: bool) {
-        let asked = Asked { accept: Some(accept.as_bytes()), ..Asked::default() };
-        assert_eq!((asked.wants_stream(), asked.wants_page()), (stream, page), "{accept}");
+        let asked = Asked {
+            accept: Some(accept.as_bytes()),
+            ..Asked::default()
+        };
+        assert_eq!(
+            (asked.wants_stream(), asked.wants_page()),
+            (stream, page),
+            "{accept}"
+        );
     }
 
     #[test]

@@ -32,9 +32,17 @@ pub(crate) async fn probe(node: Arc<Node>, address: SocketAddr) {
     let mut beats: Vec<u64> = Vec::new();
     let mut tries = 0_u32;
     loop {
-        let came_back = matches!(tokio::time::timeout(PROBE_MAX, once(&node, address)).await, Ok(Ok(())));
+        let came_back = matches!(
+            tokio::time::timeout(PROBE_MAX, once(&node, address)).await,
+            Ok(Ok(()))
+        );
         // One connection tests one shard; that the others live shows in their clocks.
-        let now: Vec<u64> = node.metrics.shards.iter().map(crate::metrics::ShardMetrics::beats).collect();
+        let now: Vec<u64> = node
+            .metrics
+            .shards
+            .iter()
+            .map(crate::metrics::ShardMetrics::beats)
+            .collect();
         let alive = beats.is_empty() || now.iter().zip(&beats).all(|(now, before)| now > before);
         tries = tries.saturating_add(1);
         if came_back {

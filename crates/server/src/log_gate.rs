@@ -39,13 +39,24 @@ pub(crate) struct LogGate {
 
 impl LogGate {
     pub(crate) fn new() -> Self {
-        let bucket = |_| Mutex::new(Bucket { tokens: BURST, filled: Instant::now(), left_out: 0, left_out_total: 0 });
-        Self { buckets: std::array::from_fn(bucket) }
+        let bucket = |_| {
+            Mutex::new(Bucket {
+                tokens: BURST,
+                filled: Instant::now(),
+                left_out: 0,
+                left_out_total: 0,
+            })
+        };
+        Self {
+            buckets: std::array::from_fn(bucket),
+        }
     }
 
     /// Calls `write` unless there were too many lines of this kind.
     pub(crate) fn say(&self, kind: Kind, write: impl FnOnce()) {
-        let Some(bucket) = self.buckets.get(kind as usize) else { return };
+        let Some(bucket) = self.buckets.get(kind as usize) else {
+            return;
+        };
         let left_out = bucket.lock().take(Instant::now());
         let Some(left_out) = left_out else { return };
         if left_out > 0 {
@@ -56,7 +67,10 @@ impl LogGate {
 
     /// Lines left out since the start.
     pub(crate) fn suppressed(&self) -> u64 {
-        self.buckets.iter().map(|bucket| bucket.lock().left_out_total).sum()
+        self.buckets
+            .iter()
+            .map(|bucket| bucket.lock().left_out_total)
+            .sum()
     }
 }
 
@@ -65,7 +79,10 @@ impl Bucket {
     fn take(&mut self, now: Instant) -> Option<u64> {
         let seconds = u32::try_from(now.saturating_duration_since(self.filled).as_secs()).unwrap_or(u32::MAX);
         if seconds > 0 {
-            self.tokens = self.tokens.saturating_add(seconds.saturating_mul(PER_SECOND)).min(BURST);
+            self.tokens = self
+                .tokens
+                .saturating_add(seconds.saturating_mul(PER_SECOND))
+                .min(BURST);
             self.filled = now;
         }
         if self.tokens == 0 {
@@ -86,11 +103,18 @@ mod tests {
     #[test]
     fn a_storm_is_counted_and_a_trickle_is_written() {
         let start = Instant::now();
-        let mut bucket = Bucket { tokens: BURST, filled: start, left_out: 0, left_out_total: 0 };
+        let mut bucket = Bucket {
+            tokens: BURST,
+            filled: start,
+            left_out: 0,
+            left_out_total: 0,
+        };
         let written = (0..1_000).filter(|_| bucket.take(start).is_some()).count();
         assert_eq!((written, bucket.left_out), (50, 950));
         assert_eq!(bucket.take(start + Duration::from_secs(1)), Some(950));
-        let written = (0..1_000).filter(|_| bucket.take(start + Duration::from_secs(1)).is_some()).count();
+        let written = (0..1_000)
+            .filter(|_| bucket.take(start + Duration::from_secs(1)).is_some())
+            .count();
         assert_eq!(written, 9);
     }
 }

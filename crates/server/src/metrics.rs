@@ -137,16 +137,40 @@ impl Metrics {
     pub fn render(&self, node: &Node) -> String {
         let mut out = Exposition(String::with_capacity(4 << 10));
         let gap = |opened: u64, closed: u64| opened.saturating_sub(closed);
-        let websockets = gap(self.sum(|s| s.websockets_opened.get()), self.sum(|s| s.websockets_closed.get()));
-        let streams = gap(self.sum(|s| s.streams_opened.get()), self.sum(|s| s.streams_closed.get()));
+        let websockets = gap(
+            self.sum(|s| s.websockets_opened.get()),
+            self.sum(|s| s.websockets_closed.get()),
+        );
+        let streams = gap(
+            self.sum(|s| s.streams_opened.get()),
+            self.sum(|s| s.streams_closed.get()),
+        );
 
         out.head("fanfare_sessions", "gauge", "Open sessions by transport.");
         out.line("fanfare_sessions", "transport", "websocket", websockets);
         out.line("fanfare_sessions", "transport", "event_stream", streams);
-        out.head("fanfare_sessions_opened_total", "counter", "Sessions opened by transport.");
-        out.line("fanfare_sessions_opened_total", "transport", "websocket", self.sum(|s| s.websockets_opened.get()));
-        out.line("fanfare_sessions_opened_total", "transport", "event_stream", self.sum(|s| s.streams_opened.get()));
-        out.head("fanfare_disconnects_total", "counter", "Sessions ended, by reason.");
+        out.head(
+            "fanfare_sessions_opened_total",
+            "counter",
+            "Sessions opened by transport.",
+        );
+        out.line(
+            "fanfare_sessions_opened_total",
+            "transport",
+            "websocket",
+            self.sum(|s| s.websockets_opened.get()),
+        );
+        out.line(
+            "fanfare_sessions_opened_total",
+            "transport",
+            "event_stream",
+            self.sum(|s| s.streams_opened.get()),
+        );
+        out.head(
+            "fanfare_disconnects_total",
+            "counter",
+            "Sessions ended, by reason.",
+        );
         let mut reasons: Vec<(&'static str, u64)> = self.disconnects.0.lock().clone();
         for shard in &self.shards {
             for (label, count) in shard.disconnects.0.lock().iter() {
@@ -156,34 +180,132 @@ impl Metrics {
                 }
             }
         }
-        reasons.iter().for_each(|(label, count)| out.line("fanfare_disconnects_total", "reason", label, *count));
-        out.head("fanfare_refusals_total", "counter", "Requests and publications refused, by error word.");
+        reasons
+            .iter()
+            .for_each(|(label, count)| out.line("fanfare_disconnects_total", "reason", label, *count));
+        out.head(
+            "fanfare_refusals_total",
+            "counter",
+            "Requests and publications refused, by error word.",
+        );
         for (label, count) in self.refusals.0.lock().iter() {
             out.line("fanfare_refusals_total", "error", label, *count);
         }
-        out.one("fanfare_connections_accepted_total", "counter", "Connections accepted.", self.sum(|s| s.accepted.get()));
-        out.one("fanfare_connections", "gauge", "Open connections in the shards' tables and the HTTP server.", node.connections() as u64);
-        out.one("fanfare_connections_max", "gauge", "Limit of open connections.", node.connections_max as u64);
-        out.one("fanfare_channels", "gauge", "Channels with listeners.", node.engine.channels() as u64);
-        out.one("fanfare_publications_total", "counter", "Publications accepted.", self.published.get());
-        out.one("fanfare_deliveries_total", "counter", "Publications handed to a session.", self.sum(|s| s.deliveries.get()));
-        out.one("fanfare_bytes_sent_total", "counter", "Bytes written to sessions on the fast lane.", self.sum(|s| s.bytes_out.get()));
-        out.one("fanfare_bytes_received_total", "counter", "Bytes read from sessions.", self.sum(|s| s.bytes_in.get()));
-        out.head("fanfare_mailbox_publications", "gauge", "Publications waiting for a shard.");
+        out.one(
+            "fanfare_connections_accepted_total",
+            "counter",
+            "Connections accepted.",
+            self.sum(|s| s.accepted.get()),
+        );
+        out.one(
+            "fanfare_connections",
+            "gauge",
+            "Open connections in the shards' tables and the HTTP server.",
+            node.connections() as u64,
+        );
+        out.one(
+            "fanfare_connections_max",
+            "gauge",
+            "Limit of open connections.",
+            node.connections_max as u64,
+        );
+        out.one(
+            "fanfare_channels",
+            "gauge",
+            "Channels with listeners.",
+            node.engine.channels() as u64,
+        );
+        out.one(
+            "fanfare_publications_total",
+            "counter",
+            "Publications accepted.",
+            self.published.get(),
+        );
+        out.one(
+            "fanfare_deliveries_total",
+            "counter",
+            "Publications handed to a session.",
+            self.sum(|s| s.deliveries.get()),
+        );
+        out.one(
+            "fanfare_bytes_sent_total",
+            "counter",
+            "Bytes written to sessions on the fast lane.",
+            self.sum(|s| s.bytes_out.get()),
+        );
+        out.one(
+            "fanfare_bytes_received_total",
+            "counter",
+            "Bytes read from sessions.",
+            self.sum(|s| s.bytes_in.get()),
+        );
+        out.head(
+            "fanfare_mailbox_publications",
+            "gauge",
+            "Publications waiting for a shard.",
+        );
         for (shard, mailbox) in node.mailboxes.iter().enumerate() {
-            out.line("fanfare_mailbox_publications", "shard", &shard.to_string(), mailbox.len() as u64);
+            out.line(
+                "fanfare_mailbox_publications",
+                "shard",
+                &shard.to_string(),
+                mailbox.len() as u64,
+            );
         }
-        out.head("fanfare_mailbox_refused_total", "counter", "Publications refused because a shard's mailbox was full.");
+        out.head(
+            "fanfare_mailbox_refused_total",
+            "counter",
+            "Publications refused because a shard's mailbox was full.",
+        );
         for (shard, mailbox) in node.mailboxes.iter().enumerate() {
-            out.line("fanfare_mailbox_refused_total", "shard", &shard.to_string(), mailbox.refused() as u64);
+            out.line(
+                "fanfare_mailbox_refused_total",
+                "shard",
+                &shard.to_string(),
+                mailbox.refused() as u64,
+            );
         }
-        out.one("fanfare_turns_total", "counter", "Turns of all shards.", self.sum(|s| s.turns.get()));
-        out.seconds("fanfare_turn_seconds_total", "counter", "Time spent in turns.", self.sum(|s| s.turn_nanos.get()));
-        let slowest = self.shards.iter().map(|s| s.turn_nanos_max.swap(0, Ordering::Relaxed)).max().unwrap_or(0);
-        out.seconds("fanfare_turn_seconds_max", "gauge", "Longest turn since this was last read.", slowest);
-        out.head("fanfare_log_lines_suppressed_total", "counter", "Log lines of frequent kinds that were only counted.");
-        out.line("fanfare_log_lines_suppressed_total", "kind", "session", node.log.suppressed());
-        out.one("fanfare_uptime_seconds", "gauge", "Seconds since the start.", self.start.elapsed().as_secs());
+        out.one(
+            "fanfare_turns_total",
+            "counter",
+            "Turns of all shards.",
+            self.sum(|s| s.turns.get()),
+        );
+        out.seconds(
+            "fanfare_turn_seconds_total",
+            "counter",
+            "Time spent in turns.",
+            self.sum(|s| s.turn_nanos.get()),
+        );
+        let slowest = self
+            .shards
+            .iter()
+            .map(|s| s.turn_nanos_max.swap(0, Ordering::Relaxed))
+            .max()
+            .unwrap_or(0);
+        out.seconds(
+            "fanfare_turn_seconds_max",
+            "gauge",
+            "Longest turn since this was last read.",
+            slowest,
+        );
+        out.head(
+            "fanfare_log_lines_suppressed_total",
+            "counter",
+            "Log lines of frequent kinds that were only counted.",
+        );
+        out.line(
+            "fanfare_log_lines_suppressed_total",
+            "kind",
+            "session",
+            node.log.suppressed(),
+        );
+        out.one(
+            "fanfare_uptime_seconds",
+            "gauge",
+            "Seconds since the start.",
+            self.start.elapsed().as_secs(),
+        );
         out.0
     }
 }
@@ -207,6 +329,11 @@ impl Exposition {
 
     fn seconds(&mut self, name: &str, kind: &str, help: &str, nanos: u64) {
         self.head(name, kind, help);
-        let _ = writeln!(self.0, "{name} {}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+        let _ = writeln!(
+            self.0,
+            "{name} {}.{:09}",
+            nanos / 1_000_000_000,
+            nanos % 1_000_000_000
+        );
     }
 }

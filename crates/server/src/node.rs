@@ -74,18 +74,29 @@ impl Node {
     pub fn new(config: Config) -> Result<Arc<Self>> {
         let shards = config.shard_count();
         let limits = &config.limits;
-        let mailbox = |_| Arc::new(Mailbox::new(limits.mailbox_publications_max, limits.mailbox_bytes_max));
+        let mailbox = |_| {
+            Arc::new(Mailbox::new(
+                limits.mailbox_publications_max,
+                limits.mailbox_bytes_max,
+            ))
+        };
         let mailboxes: Mailboxes = (0..shards).map(mailbox).collect();
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
         let apps = [AppId::DEFAULT, AppId::PROBE];
-        let engine: Arc<dyn Engine> =
-            Arc::new(MemoryEngine::new(&apps, epoch, Arc::clone(&mailboxes), limits.channels_max));
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(
+            &apps,
+            epoch,
+            Arc::clone(&mailboxes),
+            limits.channels_max,
+        ));
         let metrics = Arc::new(Metrics::new(shards));
         let connections_max = match limits.connections_max {
-            0 => open_files_max().saturating_sub((open_files_max() / 20).max(DESCRIPTORS_KEPT)).max(1),
+            0 => open_files_max()
+                .saturating_sub((open_files_max() / 20).max(DESCRIPTORS_KEPT))
+                .max(1),
             limit => limit,
         };
         let handshakes_max = match limits.handshakes_max {
@@ -118,10 +129,15 @@ impl Node {
             websocket_settings: Arc::new(WebSocketSettings {
                 ping_interval: config.sessions.ping_interval,
                 message_time_max: limits.message_time_max,
-                decode: DecodeLimits { message_bytes_max: limits.message_bytes_max, fragments_max: limits.fragments_max },
+                decode: DecodeLimits {
+                    message_bytes_max: limits.message_bytes_max,
+                    fragments_max: limits.fragments_max,
+                },
                 heartbeat: config.sessions.heartbeat.clone().map(|[ask, reply]| (ask, reply)),
             }),
-            stream_settings: Arc::new(StreamSettings { heartbeat_interval: config.sessions.ping_interval }),
+            stream_settings: Arc::new(StreamSettings {
+                heartbeat_interval: config.sessions.ping_interval,
+            }),
             connections_max,
             handshakes_max,
             admin_inside: development,
@@ -151,7 +167,11 @@ impl Node {
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        if self.connections() > self.connections_max { Err(Refusal::Full) } else { Ok(()) }
+        if self.connections() > self.connections_max {
+            Err(Refusal::Full)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -170,7 +190,9 @@ impl Node {
 
     pub(crate) fn set_ready(&self, ready: bool) {
         if self.ready.swap(ready, Ordering::Relaxed) != ready && !ready {
-            tracing::error!("the readiness probe failed: a publication did not come back through this server's own port");
+            tracing::error!(
+                "the readiness probe failed: a publication did not come back through this server's own port"
+            );
         }
     }
 
@@ -206,9 +228,17 @@ impl Node {
 /// Raises the number of files that this process may open as far as it may, and says how many.
 fn open_files_max() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let now = if setrlimit(Resource::Nofile, wanted).is_ok() { limit.maximum } else { limit.current };
-    now.and_then(|files| usize::try_from(files).ok()).unwrap_or(1 << 20)
+    let wanted = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let now = if setrlimit(Resource::Nofile, wanted).is_ok() {
+        limit.maximum
+    } else {
+        limit.current
+    };
+    now.and_then(|files| usize::try_from(files).ok())
+        .unwrap_or(1 << 20)
 }
 
 /// Runs a node until it is told to stop. Blocks.
@@ -226,9 +256,15 @@ pub fn serve(config: Config) -> Result<()> {
         let (node, draining) = (Arc::clone(&node), draining.clone());
         let admin = if index == 0 { admin_socket.take() } else { None };
         let body = move || run_shard(&node, index, listener, admin, address, draining);
-        threads.push(std::thread::Builder::new().name(format!("shard-{index}")).spawn(body)?);
+        threads.push(
+            std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(body)?,
+        );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let probing = runtime.block_on(async {
         let probe = tokio::spawn(crate::health::probe(Arc::clone(&node), address));
         wait_until_ready(&node).await;
@@ -240,7 +276,9 @@ pub fn serve(config: Config) -> Result<()> {
         probe
     });
     node.draining.send_replace(true);
-    drain.send_replace(Stage::Draining { until: Instant::now() + node.config.sessions.drain });
+    drain.send_replace(Stage::Draining {
+        until: Instant::now() + node.config.sessions.drain,
+    });
     runtime.spawn(async {
         stop_signal(&[]).await;
         tracing::warn!("second signal: stopping at once");
@@ -285,7 +323,9 @@ async fn wait_until_ready(node: &Node) {
 /// Waits for SIGINT, SIGTERM, or a shard that ended by itself.
 async fn stop_signal(threads: &[std::thread::JoinHandle<Result<()>>]) -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     let shard_ended = async {
@@ -312,7 +352,9 @@ fn run_shard(
     address: SocketAddr,
     mut stage: watch::Receiver<Stage>,
 ) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let local = tokio::task::LocalSet::new();
     let shard = Shard::new(Arc::clone(node), index, listener).context("cannot watch the listening socket")?;
     let (stop, stopped) = watch::channel(false);
@@ -362,7 +404,10 @@ fn bind_all(address: SocketAddr, count: usize) -> Result<(Vec<TcpListener>, Sock
     }
     let first = socket(address, true)?;
     bind(&first, address)?;
-    let address = first.local_addr()?.as_socket().context("the listening address is no address of the internet")?;
+    let address = first
+        .local_addr()?
+        .as_socket()
+        .context("the listening address is no address of the internet")?;
     let mut sockets = vec![first];
     for _ in 1..count {
         let socket = socket(address, true)?;
@@ -370,7 +415,9 @@ fn bind_all(address: SocketAddr, count: usize) -> Result<(Vec<TcpListener>, Sock
         sockets.push(socket);
     }
     for socket in &sockets {
-        socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
+        socket
+            .listen(BACKLOG)
+            .with_context(|| format!("cannot listen on {address}"))?;
     }
     Ok((sockets.into_iter().map(TcpListener::from).collect(), address))
 }
@@ -387,10 +434,12 @@ fn bind(socket: &Socket, address: SocketAddr) -> Result<()> {
             "{address} is in use by another program; stop it, or choose another port with --listen {}:PORT",
             address.ip()
         ),
-        std::io::ErrorKind::PermissionDenied => anyhow::anyhow!(
-            "no right to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE"
-        ),
-        std::io::ErrorKind::AddrNotAvailable => anyhow::anyhow!("{address} is not an address of this machine"),
+        std::io::ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("no right to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE")
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            anyhow::anyhow!("{address} is not an address of this machine")
+        }
         _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
     })
 }
@@ -403,7 +452,9 @@ fn socket(address: SocketAddr, share_port: bool) -> Result<Socket> {
     socket.set_reuse_port(share_port)?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10));
     socket.set_tcp_keepalive(&keepalive)?;
     let options = SockRef::from(&socket);
     // What a stalled peer can pin outside our own accounts.

@@ -14,10 +14,30 @@ async fn publications_become_events() {
     let cases: [(&str, &[u8], String, &str); 7] = [
         ("", b"hello", "data: hello\n\n".to_owned(), "\"data\":\"hello\"}"),
         ("", b"", "data: \n\n".to_owned(), "\"data\":\"\"}"),
-        ("", b"two\nlines", "data: two\ndata: lines\n\n".to_owned(), "\"data\":\"two\\nlines\"}"),
-        ("", b"x\n\nid: 7", "data: x\ndata: \ndata: id: 7\n\n".to_owned(), "\"data\":\"x\\n\\nid: 7\"}"),
-        ("?event=paid", b"7", "event: paid\ndata: 7\n\n".to_owned(), "\"event\":\"paid\",\"data\":\"7\"}"),
-        ("", b"\xff\0", "event: binary\ndata: /wA=\n\n".to_owned(), "\"base64\":\"/wA=\"}"),
+        (
+            "",
+            b"two\nlines",
+            "data: two\ndata: lines\n\n".to_owned(),
+            "\"data\":\"two\\nlines\"}",
+        ),
+        (
+            "",
+            b"x\n\nid: 7",
+            "data: x\ndata: \ndata: id: 7\n\n".to_owned(),
+            "\"data\":\"x\\n\\nid: 7\"}",
+        ),
+        (
+            "?event=paid",
+            b"7",
+            "event: paid\ndata: 7\n\n".to_owned(),
+            "\"event\":\"paid\",\"data\":\"7\"}",
+        ),
+        (
+            "",
+            b"\xff\0",
+            "event: binary\ndata: /wA=\n\n".to_owned(),
+            "\"base64\":\"/wA=\"}",
+        ),
         ("", limit.as_bytes(), format!("data: {limit}\n\n"), "xxx\"}"),
     ];
     for (query, body, expected, meta_end) in cases {
@@ -26,7 +46,10 @@ async fn publications_become_events() {
         let id = answer.split('"').nth(3).unwrap().to_owned();
         assert!(raw.event().await == format!("id: {id}\n{expected}"));
         let block = meta.event().await;
-        assert!(block.starts_with(&format!("id: {id}\ndata: {{\"id\":\"{id}\",\"channel\":\"a\"")), "{block}");
+        assert!(
+            block.starts_with(&format!("id: {id}\ndata: {{\"id\":\"{id}\",\"channel\":\"a\"")),
+            "{block}"
+        );
         assert!(block.trim_end().ends_with(meta_end), "{block}");
     }
 }
@@ -36,12 +59,23 @@ async fn a_listener_that_comes_back_is_told_of_a_gap_and_only_then() {
     let server = Server::start(&[]);
     let mut stays = server.stream("/ch/a", "").await;
     server.post("/ch/a", b"1").await;
-    let seen = stays.event().await.lines().next().unwrap().trim_start_matches("id: ").to_owned();
+    let seen = stays
+        .event()
+        .await
+        .lines()
+        .next()
+        .unwrap()
+        .trim_start_matches("id: ")
+        .to_owned();
     server.post("/ch/b", b"elsewhere").await;
-    let mut back = server.stream("/ch/a", &format!("Last-Event-ID: {seen}\r\n")).await;
+    let mut back = server
+        .stream("/ch/a", &format!("Last-Event-ID: {seen}\r\n"))
+        .await;
     server.post("/ch/a", b"2").await;
     assert!(back.event().await.ends_with("data: 2\n\n"));
-    let mut late = server.stream("/ch/a", &format!("Last-Event-ID: {seen}\r\n")).await;
+    let mut late = server
+        .stream("/ch/a", &format!("Last-Event-ID: {seen}\r\n"))
+        .await;
     let gap = late.event().await;
     assert!(gap.contains("event: gap\ndata: {\"channel\":\"a\"}"), "{gap}");
     let mut foreign = server.stream("/ch/a?since=another-server", "").await;
@@ -53,27 +87,53 @@ async fn a_stream_may_follow_a_request_on_the_same_connection() {
     let server = Server::start(&[]);
     let mut peer = server.connect().await;
     assert_eq!(peer.request("POST", "/ch/a", "", b"before").await.0, 200);
-    peer.send_head("GET /ch/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n").await;
+    peer.send_head("GET /ch/a HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        .await;
     let head = peer.head().await.to_lowercase();
-    assert!(head.contains("text/event-stream") && head.contains("transfer-encoding: chunked"), "{head}");
-    server.wait_for_metric("fanfare_sessions{transport=\"event_stream\"}", 1).await;
+    assert!(
+        head.contains("text/event-stream") && head.contains("transfer-encoding: chunked"),
+        "{head}"
+    );
+    server
+        .wait_for_metric("fanfare_sessions{transport=\"event_stream\"}", 1)
+        .await;
     server.post("/ch/a", b"after").await;
     while !String::from_utf8_lossy(&peer.got).contains("data: after\n\n") {
         assert!(peer.more().await);
     }
     drop(peer);
     // The session ends with its connection.
-    server.wait_for_metric("fanfare_disconnects_total{reason=\"lost\"}", 1).await;
-    assert_eq!(server.metric("fanfare_sessions{transport=\"event_stream\"}").await, 0);
+    server
+        .wait_for_metric("fanfare_disconnects_total{reason=\"lost\"}", 1)
+        .await;
+    assert_eq!(
+        server
+            .metric("fanfare_sessions{transport=\"event_stream\"}")
+            .await,
+        0
+    );
 }
 
 #[tokio::test]
 async fn pages_of_allowed_origins_may_read() {
     let server = Server::start(&[]);
-    let (status, head, _) = server.request("POST", "/ch/a", "Origin: http://localhost:3000\r\n", b"x").await;
-    assert!(status == 200 && head.contains("access-control-allow-origin: http://localhost:3000"), "{head}");
+    let (status, head, _) = server
+        .request("POST", "/ch/a", "Origin: http://localhost:3000\r\n", b"x")
+        .await;
+    assert!(
+        status == 200 && head.contains("access-control-allow-origin: http://localhost:3000"),
+        "{head}"
+    );
     let (status, head, _) = server.request("OPTIONS", "/ch/a", "Origin: null\r\n", b"").await;
-    assert!(status == 204 && head.contains("access-control-allow-headers"), "{head}");
-    let (status, head, _) = server.request("POST", "/ch/a", "Origin: https://evil.example\r\n", b"x").await;
-    assert!(status == 403 && !head.contains("access-control-allow-origin"), "{head}");
+    assert!(
+        status == 204 && head.contains("access-control-allow-headers"),
+        "{head}"
+    );
+    let (status, head, _) = server
+        .request("POST", "/ch/a", "Origin: https://evil.example\r\n", b"x")
+        .await;
+    assert!(
+        status == 403 && !head.contains("access-control-allow-origin"),
+        "{head}"
+    );
 }

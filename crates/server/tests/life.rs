@@ -9,7 +9,11 @@ use support::{Said, Server, command, text};
 /// Settings with which the server does not start: exit status, and parts of what it says.
 #[track_caller]
 fn check_refused(settings: &[(&str, &str)], arguments: &[&str], status: i32, parts: &[&str]) {
-    let output = command().envs(settings.iter().copied()).args(arguments).output().unwrap();
+    let output = command()
+        .envs(settings.iter().copied())
+        .args(arguments)
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{said}");
     for part in parts {
@@ -19,12 +23,27 @@ fn check_refused(settings: &[(&str, &str)], arguments: &[&str], status: i32, par
 
 #[test]
 fn it_refuses_to_start_with_one_clear_sentence() {
-    check_refused(&[("FANFARE_LISTEN", "0.0.0.0:0")], &[], 78, &["a key is needed", "key = \"", "FANFARE_KEY="]);
+    check_refused(
+        &[("FANFARE_LISTEN", "0.0.0.0:0")],
+        &[],
+        78,
+        &["a key is needed", "key = \"", "FANFARE_KEY="],
+    );
     check_refused(&[], &["--listen", "0.0.0.0:0"], 78, &["a key is needed"]);
-    check_refused(&[("FANFARE_LISSTEN", "x")], &[], 78, &["did you mean FANFARE_LISTEN"]);
+    check_refused(
+        &[("FANFARE_LISSTEN", "x")],
+        &[],
+        78,
+        &["did you mean FANFARE_LISTEN"],
+    );
     check_refused(&[], &["--listen", "nowhere"], 78, &["--listen", "nowhere"]);
     check_refused(&[], &["--engine", "redis://x"], 78, &["engine", "memory"]);
-    check_refused(&[], &["--config", "/no/such/file.toml"], 78, &["/no/such/file.toml"]);
+    check_refused(
+        &[],
+        &["--config", "/no/such/file.toml"],
+        78,
+        &["/no/such/file.toml"],
+    );
     check_refused(&[], &["--no-such-flag"], 2, &["--no-such-flag"]);
     check_refused(&[], &["--listen", "192.0.2.1:8080"], 78, &["key"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -33,7 +52,12 @@ fn it_refuses_to_start_with_one_clear_sentence() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "# a comment\n[limits]\nmesage_bytes_max = 1\n").unwrap();
     let path = file.path().to_str().unwrap();
-    check_refused(&[], &["--config", path], 78, &[path, "line 3", "mesage_bytes_max", "message_bytes_max"]);
+    check_refused(
+        &[],
+        &["--config", path],
+        78,
+        &[path, "line 3", "mesage_bytes_max", "message_bytes_max"],
+    );
     check_refused(&[], &["config", "--check", path], 78, &["line 3"]);
 }
 
@@ -69,15 +93,26 @@ async fn opens_closes_and_errors_are_logged_with_the_session() {
     let mut broken = server.websocket("/").await;
     broken.send(b"\x81\x01x").await;
     broken.hear().await;
-    server.wait_for_metric("fanfare_disconnects_total{reason=\"lost\"}", 1).await;
+    server
+        .wait_for_metric("fanfare_disconnects_total{reason=\"lost\"}", 1)
+        .await;
     server.terminate();
     let (_, logs) = server.wait();
-    let lines: Vec<serde_json::Value> = logs.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = logs
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let of = |message: &str| -> Vec<String> {
         let lines = lines.iter().filter(|line| line["message"] == message);
-        lines.map(|line| line["session"].as_str().unwrap().to_owned()).collect()
+        lines
+            .map(|line| line["session"].as_str().unwrap().to_owned())
+            .collect()
     };
-    let (opened, closed, failed) = (of("session opened"), of("session closed"), of("session ended with an error"));
+    let (opened, closed, failed) = (
+        of("session opened"),
+        of("session closed"),
+        of("session ended with an error"),
+    );
     assert_eq!((opened.len(), closed.len(), failed.len()), (2, 1, 1), "{logs}");
     assert_eq!((&closed[0], &failed[0]), (&opened[0], &opened[1]));
 }
@@ -88,7 +123,14 @@ async fn a_secret_is_in_no_line_and_no_answer() {
     let server = Server::start(&[("FANFARE_KEY", canary), ("FANFARE_LOG_LEVEL", "trace")]);
     let shown = format!("Authorization: Bearer {canary}\r\n");
     let (_, head, body) = server.request("POST", "/ch/orders", &shown, b"x").await;
-    let (_, wrong_head, wrong_body) = server.request("POST", "/ch/orders", &format!("Authorization: Bearer {canary}x\r\n"), b"x").await;
+    let (_, wrong_head, wrong_body) = server
+        .request(
+            "POST",
+            "/ch/orders",
+            &format!("Authorization: Bearer {canary}x\r\n"),
+            b"x",
+        )
+        .await;
     server.terminate();
     let (_, logs) = server.wait();
     for text in [head, body, wrong_head, wrong_body, logs] {
@@ -105,18 +147,40 @@ async fn the_command_line_publishes_and_listens() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    server.wait_for_metric("fanfare_sessions{transport=\"websocket\"}", 1).await;
-    let publish = |arguments: &[&str]| command().arg("publish").args(arguments).args(["--server", &url]).output().unwrap();
+    server
+        .wait_for_metric("fanfare_sessions{transport=\"websocket\"}", 1)
+        .await;
+    let publish = |arguments: &[&str]| {
+        command()
+            .arg("publish")
+            .args(arguments)
+            .args(["--server", &url])
+            .output()
+            .unwrap()
+    };
     let output = publish(&["room/7", "hello", "--event", "greeting"]);
     assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("\"listeners\":1"));
     let mut piped = command();
-    let mut piped = piped.args(["publish", "room/7", "--server", &url]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut piped = piped
+        .args(["publish", "room/7", "--server", &url])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     std::io::Write::write_all(&mut piped.stdin.take().unwrap(), b"one\ntwo\n").unwrap();
     assert!(piped.wait().unwrap().success());
     let output = listener.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "room/7 [greeting] hello\nroom/7 one\nroom/7 two\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "room/7 [greeting] hello\nroom/7 one\nroom/7 two\n"
+    );
     let refused = publish(&["", "x"]);
     assert_eq!(refused.status.code(), Some(1));
-    let nobody = command().args(["publish", "a", "x", "--server", "http://127.0.0.1:9"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&nobody.stderr).contains("no server answers"), "{nobody:?}");
+    let nobody = command()
+        .args(["publish", "a", "x", "--server", "http://127.0.0.1:9"])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&nobody.stderr).contains("no server answers"),
+        "{nobody:?}"
+    );
 }

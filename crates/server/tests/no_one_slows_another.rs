@@ -30,7 +30,10 @@ async fn a_stalled_reader_is_closed_with_4408_and_nobody_else_notices() {
             other => break other,
         }
     };
-    assert!(matches!(&last, Said::Close(4408, reason) if reason.contains("slow consumer")), "{last:?} after {whole}");
+    assert!(
+        matches!(&last, Said::Close(4408, reason) if reason.contains("slow consumer")),
+        "{last:?} after {whole}"
+    );
     assert!(whole < published);
     good.say("x").await; // a listen-only channel: the server is there to refuse it
     assert!(matches!(good.hear().await, Said::Close(4403, _)));
@@ -46,7 +49,10 @@ async fn the_process_survives_hostile_bytes_with_no_thread_lost() {
     let mut good = server.websocket("/").await;
     let many_fields = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(200));
     let long_target = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(9_000));
-    let large_head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nA: {}\r\n\r\n", "b".repeat(20_000));
+    let large_head = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nA: {}\r\n\r\n",
+        "b".repeat(20_000)
+    );
     let cases: [(&[u8], u16); 14] = [
         (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", 400),
         (b"\0\0\0\0\0\0\0\0", 400),
@@ -68,7 +74,12 @@ async fn the_process_survives_hostile_bytes_with_no_thread_lost() {
         peer.send(bytes).await;
         let head = peer.head().await;
         let got: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-        assert_eq!(got, status, "{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(60)]));
+        assert_eq!(
+            got,
+            status,
+            "{:?}",
+            String::from_utf8_lossy(&bytes[..bytes.len().min(60)])
+        );
         while peer.more().await {}
     }
     // Handshakes cut at every byte, and frames of noise.
@@ -83,13 +94,16 @@ async fn the_process_survives_hostile_bytes_with_no_thread_lost() {
     }
     for seed in 0..64_u8 {
         let mut peer = server.websocket("/").await;
-        let noise: Vec<u8> = (0..200_u8).map(|at| at.wrapping_mul(31).wrapping_add(seed.wrapping_mul(77)) | 0x80).collect();
+        let noise: Vec<u8> = (0..200_u8)
+            .map(|at| at.wrapping_mul(31).wrapping_add(seed.wrapping_mul(77)) | 0x80)
+            .collect();
         let _ = tokio::io::AsyncWriteExt::write_all(&mut peer.socket, &noise).await;
         drop(peer);
     }
     let mut other = server.websocket("/").await;
     other.send(&frame(0x81, b"all well")).await;
-    assert_eq!(good.hear().await, text("all well"));
+    // Some of the noise may by chance have been a message.
+    while good.hear().await != text("all well") {}
     assert_eq!(server.threads(), threads);
     assert!(server.is_alive());
 }
@@ -107,6 +121,8 @@ async fn a_request_head_must_come_in_time() {
 async fn silent_peers_are_pinged_and_then_dropped() {
     let server = Server::start(&[("FANFARE_SESSIONS_PING_INTERVAL", "1s")]);
     let mut silent = server.websocket("/").await;
-    let Said::Close(1001, reason) = silent.hear().await else { panic!("not dropped") };
+    let Said::Close(1001, reason) = silent.hear().await else {
+        panic!("not dropped")
+    };
     assert!(reason.contains("no sign of life"), "{reason}");
 }

@@ -26,7 +26,10 @@ impl Heard {
     fn take(&mut self, message: &str) {
         let (publisher, sequence) = message.split_once(':').unwrap();
         let (publisher, sequence): (usize, usize) = (publisher.parse().unwrap(), sequence.parse().unwrap());
-        assert_eq!(sequence, self.next[publisher], "publisher {publisher}: lost, doubled or out of order");
+        assert_eq!(
+            sequence, self.next[publisher],
+            "publisher {publisher}: lost, doubled or out of order"
+        );
         self.next[publisher] += 1;
         message.hash(&mut self.hash);
     }
@@ -51,7 +54,12 @@ async fn by_stream(mut peer: Peer) -> u64 {
     let mut heard = Heard::default();
     while !heard.is_complete() {
         let block = peer.event().await;
-        heard.take(block.lines().find_map(|line| line.strip_prefix("data: ")).unwrap());
+        heard.take(
+            block
+                .lines()
+                .find_map(|line| line.strip_prefix("data: "))
+                .unwrap(),
+        );
     }
     heard.hash.finish()
 }

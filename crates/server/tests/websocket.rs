@@ -7,7 +7,11 @@ use support::{KEY, Said, Server, frame, text};
 #[tokio::test]
 async fn everyone_hears_everyone_else_but_not_himself() {
     let server = Server::start(&[]);
-    let (mut a, mut b, mut c) = (server.websocket("/").await, server.websocket("/ch/main").await, server.websocket("/").await);
+    let (mut a, mut b, mut c) = (
+        server.websocket("/").await,
+        server.websocket("/ch/main").await,
+        server.websocket("/").await,
+    );
     a.say("from a").await;
     assert_eq!((b.hear().await, c.hear().await), (text("from a"), text("from a")));
     b.say("from b").await;
@@ -32,9 +36,26 @@ async fn messages_arrive_as_they_were_said() {
         (vec![frame(0x81, b"")], text("")),
         (vec![frame(0x82, b"")], Said::Binary(vec![])),
         (vec![frame(0x81, "žluťoučký 😀".as_bytes())], text("žluťoučký 😀")),
-        (vec![frame(0x82, b"\xff\xfe\0")], Said::Binary(vec![0xff, 0xfe, 0])),
-        (vec![frame(0x01, b"in "), frame(0x00, b"three "), frame(0x80, b"pieces")], text("in three pieces")),
-        (vec![frame(0x02, b"\x01"), frame(0x89, b"ping between"), frame(0x80, b"\x02")], Said::Binary(vec![1, 2])),
+        (
+            vec![frame(0x82, b"\xff\xfe\0")],
+            Said::Binary(vec![0xff, 0xfe, 0]),
+        ),
+        (
+            vec![
+                frame(0x01, b"in "),
+                frame(0x00, b"three "),
+                frame(0x80, b"pieces"),
+            ],
+            text("in three pieces"),
+        ),
+        (
+            vec![
+                frame(0x02, b"\x01"),
+                frame(0x89, b"ping between"),
+                frame(0x80, b"\x02"),
+            ],
+            Said::Binary(vec![1, 2]),
+        ),
         (vec![frame(0x81, &vec![b'x'; limit])], text(&"x".repeat(limit))),
         (vec![frame(0x82, &vec![7; limit])], Said::Binary(vec![7; limit])),
     ];
@@ -42,7 +63,11 @@ async fn messages_arrive_as_they_were_said() {
         for frame in &frames {
             a.send(frame).await;
         }
-        assert!(b.hear().await == expected, "{:?}", frames.first().map(|frame| &frame[..2]));
+        assert!(
+            b.hear().await == expected,
+            "{:?}",
+            frames.first().map(|frame| &frame[..2])
+        );
     }
     // The same, a byte at a time.
     for byte in frame(0x81, b"drip") {
@@ -60,7 +85,11 @@ async fn broken_frames_end_their_sender_only() {
     let too_large = frame(0x82, &vec![0; 65_537]);
     let cases: [(&[u8], u16, &str); 9] = [
         (&too_large, 1009, "large"),
-        (&[0x82, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4], 1009, "large"),
+        (
+            &[0x82, 0xff, 0x7f, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4],
+            1009,
+            "large",
+        ),
         (&frame(0x81, b"\xff"), 1007, "UTF-8"),
         (&frame(0x81, b"\xf4\x90"), 1007, "UTF-8"),
         (b"\x81\x05hello", 1002, "masked"),
@@ -72,7 +101,9 @@ async fn broken_frames_end_their_sender_only() {
     for (bytes, code, part) in cases {
         let mut peer = server.websocket("/").await;
         peer.send(bytes).await;
-        let Said::Close(got, reason) = peer.hear().await else { panic!("no close frame for {bytes:02x?}") };
+        let Said::Close(got, reason) = peer.hear().await else {
+            panic!("no close frame for {bytes:02x?}")
+        };
         assert_eq!(got, code, "{reason}");
         assert!(reason.contains(part), "{reason:?} does not say {part:?}");
         assert_eq!(peer.hear().await, Said::End);
@@ -95,7 +126,9 @@ async fn a_close_is_answered_in_kind() {
 /// Path, fields, and the code and reason with which the accepted connection is closed.
 async fn check_refused(server: &Server, path: &str, fields: &str, code: u16, part: &str) {
     let mut peer = server.websocket_with(path, fields).await;
-    let Said::Close(got, reason) = peer.hear().await else { panic!("{path} was not closed") };
+    let Said::Close(got, reason) = peer.hear().await else {
+        panic!("{path} was not closed")
+    };
     assert_eq!(got, code, "{path}: {reason}");
     assert!(reason.contains(part), "{path}: {reason:?} does not say {part:?}");
     assert_eq!(peer.hear().await, Said::End);
@@ -112,15 +145,32 @@ async fn refusals_can_be_read_by_a_browser() {
     check_refused(&server, "/ch?name=a&name=b&name=c", "", 4400, "at most 2").await;
     check_refused(&server, "/ch/a?meta=maybe", "", 4400, "meta").await;
     check_refused(&server, "/ch/private/7", "", 4401, "private").await;
-    check_refused(&server, "/ch/private/7", "Authorization: Bearer wrong\r\n", 4401, "key").await;
-    let mut insider = server.websocket_with("/ch/private/7", &format!("Authorization: Bearer {KEY}\r\n")).await;
-    let (status, _, _) =
-        server.request("POST", "/ch/private/7", &format!("Authorization: Bearer {KEY}\r\n"), b"secret").await;
+    check_refused(
+        &server,
+        "/ch/private/7",
+        "Authorization: Bearer wrong\r\n",
+        4401,
+        "key",
+    )
+    .await;
+    let mut insider = server
+        .websocket_with("/ch/private/7", &format!("Authorization: Bearer {KEY}\r\n"))
+        .await;
+    let (status, _, _) = server
+        .request(
+            "POST",
+            "/ch/private/7",
+            &format!("Authorization: Bearer {KEY}\r\n"),
+            b"secret",
+        )
+        .await;
     assert_eq!((status, insider.hear().await), (200, text("secret")));
     // Listening is allowed and speaking is not.
     let mut listener = server.websocket("/ch/orders").await;
     listener.say("forged").await;
-    let Said::Close(4403, reason) = listener.hear().await else { panic!("not refused") };
+    let Said::Close(4403, reason) = listener.hear().await else {
+        panic!("not refused")
+    };
     assert!(reason.contains("listen-only"), "{reason}");
 }
 
@@ -133,7 +183,9 @@ async fn no_room_is_said_and_not_just_done() {
     }
     // A connection counts as soon as it is accepted, so these find the house full.
     let mut late = server.websocket("/").await;
-    let Said::Close(1013, _) = late.hear().await else { panic!("let in") };
+    let Said::Close(1013, _) = late.hear().await else {
+        panic!("let in")
+    };
     let mut stream = server.stream("/ch/a", "").await;
     assert!(!stream.more().await);
     inside[0].say("we are all here").await;
@@ -149,8 +201,13 @@ async fn several_channels_are_told_apart_and_heard_once() {
     server.post("/ch/c", b"to c").await;
     server.post("/ch/*", b"to all").await;
     for (channel, data) in [("b", "to b"), ("a", "to both"), ("*", "to all")] {
-        let Said::Text(json) = peer.hear().await else { panic!("no text") };
-        assert!(json.contains(&format!("\"channel\":\"{channel}\",\"data\":\"{data}\"")), "{json}");
+        let Said::Text(json) = peer.hear().await else {
+            panic!("no text")
+        };
+        assert!(
+            json.contains(&format!("\"channel\":\"{channel}\",\"data\":\"{data}\"")),
+            "{json}"
+        );
     }
 }
 
@@ -167,7 +224,9 @@ async fn origins_and_hosts_are_refused_in_the_handshake() {
     ];
     for (fields, expected) in cases {
         let handshake = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let (status, _, _) = server.request("GET", "/", &format!("{fields}{handshake}"), b"").await;
+        let (status, _, _) = server
+            .request("GET", "/", &format!("{fields}{handshake}"), b"")
+            .await;
         assert_eq!(status, expected, "{fields}");
     }
 }
@@ -175,7 +234,14 @@ async fn origins_and_hosts_are_refused_in_the_handshake() {
 #[tokio::test]
 async fn a_handshake_that_lost_its_upgrade_is_told_what_to_add() {
     let server = Server::start(&[]);
-    let (status, _, body) = server.request("GET", "/", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n", b"").await;
+    let (status, _, body) = server
+        .request(
+            "GET",
+            "/",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
+            b"",
+        )
+        .await;
     assert_eq!(status, 426);
     assert!(body.contains("proxy_set_header Upgrade"), "{body}");
 }
@@ -188,7 +254,8 @@ async fn a_websocket_may_follow_a_request_on_the_same_connection() {
     let head = "GET /ch/main HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     // With a first frame right behind the request, as an eager client may send it.
-    peer.send(&[head.as_bytes(), &frame(0x89, b"early")].concat()).await;
+    peer.send(&[head.as_bytes(), &frame(0x89, b"early")].concat())
+        .await;
     assert!(peer.head().await.starts_with("HTTP/1.1 101"));
     assert_eq!(peer.hear().await, Said::Pong(b"early".to_vec()));
     server.post("/ch/main", b"hello").await;

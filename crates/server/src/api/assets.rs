@@ -15,10 +15,19 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// The asset at a path. `/` is the page only for a person's browser; programs get the channel.
 pub(super) fn find(path: &str, wants_page: bool) -> Option<Answer> {
     let (kind, bytes): (&'static str, &'static [u8]) = match path {
-        "/" if wants_page => ("text/html; charset=utf-8", include_bytes!("../../assets/index.html")),
+        "/" if wants_page => (
+            "text/html; charset=utf-8",
+            include_bytes!("../../assets/index.html"),
+        ),
         "/page.css" => ("text/css; charset=utf-8", include_bytes!("../../assets/page.css")),
-        "/page.js" => ("text/javascript; charset=utf-8", include_bytes!("../../assets/page.js")),
-        "/fanfare.js" => ("text/javascript; charset=utf-8", include_bytes!("../../assets/fanfare.js")),
+        "/page.js" => (
+            "text/javascript; charset=utf-8",
+            include_bytes!("../../assets/page.js"),
+        ),
+        "/fanfare.js" => (
+            "text/javascript; charset=utf-8",
+            include_bytes!("../../assets/fanfare.js"),
+        ),
         "/favicon.svg" => ("image/svg+xml", include_bytes!("../../assets/favicon.svg")),
         _ => return None,
     };

@@ -58,7 +58,10 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Stream(stream) => Pin::new(stream).poll_frame(cx),
@@ -71,7 +74,9 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> http_body::SizeHint {
         match self {
-            Self::Whole(bytes) => http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole(bytes) => {
+                http_body::SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Stream(_) => http_body::SizeHint::default(),
         }
     }
@@ -134,7 +139,9 @@ fn log_end(result: hyper::Result<()>) {
 
 /// Accepts and serves on the operator's listener.
 pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
-    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else {
+        return;
+    };
     loop {
         match listener.accept().await {
             Ok((socket, _)) => {
@@ -152,7 +159,12 @@ pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
 }
 
 /// Answers one request.
-async fn answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, mut request: Request<Incoming>, listener: Listener) -> Answer {
+async fn answer(
+    shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
+    mut request: Request<Incoming>,
+    listener: Listener,
+) -> Answer {
     let origin = match gate(shard, &request) {
         Ok(origin) => origin,
         Err(refusal) => return refused(shard, &refusal),
@@ -172,10 +184,16 @@ async fn answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, mut request: Reques
         },
     };
     let fields = answer.headers_mut();
-    fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    fields.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     if let Some(origin) = origin.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
         fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        fields.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        fields.insert(
+            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            HeaderValue::from_static("true"),
+        );
         fields.insert(header::VARY, HeaderValue::from_static("Origin"));
     }
     answer
@@ -202,12 +220,20 @@ fn not_found() -> Refusal {
 
 fn asked<B>(request: &Request<B>) -> Asked<'_> {
     let fields = request.headers();
-    let text = |name| fields.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let text = |name| {
+        fields
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
     Asked {
         path: request.uri().path(),
         query: request.uri().query(),
         host: text(header::HOST),
-        origins: fields.get_all(header::ORIGIN).iter().map(HeaderValue::as_bytes).collect(),
+        origins: fields
+            .get_all(header::ORIGIN)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect(),
         authorization: fields.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
         accept: fields.get(header::ACCEPT).map(HeaderValue::as_bytes),
         last_event_id: text(header::HeaderName::from_static("last-event-id")),
@@ -223,26 +249,43 @@ fn wants_page<B>(request: &Request<B>) -> bool {
 }
 
 fn is_upgrade(fields: &HeaderMap) -> bool {
-    fields.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    fields
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// A WebSocket on a connection that has served requests before: hyper answers the handshake and
 /// gives the socket back.
-fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+fn websocket(
+    shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
+    request: &mut Request<Incoming>,
+) -> Result<Answer, Refusal> {
     let fields = request.headers();
-    let key = fields.get(header::SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok());
-    let version = fields.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes);
+    let key = fields
+        .get(header::SEC_WEBSOCKET_KEY)
+        .and_then(|key| key.to_str().ok());
+    let version = fields
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .map(HeaderValue::as_bytes);
     let key = key.filter(|key| fanfare_core::wire::websocket::is_valid_key(key));
     let (Some(key), Some(b"13")) = (key, version) else {
-        return Err(Refusal::bad_request("a WebSocket handshake needs version 13 and a key of 16 bytes"));
+        return Err(Refusal::bad_request(
+            "a WebSocket handshake needs version 13 and a key of 16 bytes",
+        ));
     };
     let accept = fanfare_core::wire::websocket::accept_key(key);
-    let listen = shard.node.room_for_one().and_then(|()| door::listen(&shard.node, &asked(request), true));
+    let listen = shard
+        .node
+        .room_for_one()
+        .and_then(|()| door::listen(&shard.node, &asked(request), true));
     let upgrade = hyper::upgrade::on(&mut *request);
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<Prefixed>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Prefixed>>() else {
+            return;
+        };
         if let Ok(socket) = parts.io.into_inner().into_socket().into_std() {
             shard.adopt_websocket(socket, parts.read_buf.to_vec(), Facts { listen, peer });
         }
@@ -261,11 +304,20 @@ fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Request<
 /// An event stream on a connection that has served requests before.
 fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &Request<Incoming>) -> Answer {
     let room = shard.node.room_for_one();
-    let body = match room.clone().and_then(|()| door::listen(&shard.node, &asked(request), false)) {
+    let body = match room
+        .clone()
+        .and_then(|()| door::listen(&shard.node, &asked(request), false))
+    {
         Ok(_) if request.method() == Method::HEAD => Body::Whole(None),
         Ok(listen) => {
             let prologue = shard.stream_prologue(false);
-            Body::Stream(shard.adopt_stream(Facts { listen: Ok(listen), peer }, prologue))
+            Body::Stream(shard.adopt_stream(
+                Facts {
+                    listen: Ok(listen),
+                    peer,
+                },
+                prologue,
+            ))
         }
         // EventSource would not come back from an error status.
         Err(_) if room.is_err() => Body::Whole(Some(shard.stream_prologue(true))),
@@ -273,7 +325,10 @@ fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &Request<Incomin
     };
     let mut answer = Response::new(body);
     let fields = answer.headers_mut();
-    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    fields.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     fields.insert("x-accel-buffering", HeaderValue::from_static("no"));
     answer
@@ -283,7 +338,10 @@ fn preflight() -> Answer {
     let mut answer = Response::new(Body::Whole(None));
     *answer.status_mut() = StatusCode::NO_CONTENT;
     let fields = answer.headers_mut();
-    fields.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+    fields.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST"),
+    );
     let allowed = HeaderValue::from_static("Authorization, Content-Type, Last-Event-ID");
     fields.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     fields.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
@@ -300,14 +358,21 @@ fn metrics(shard: &Shard) -> Answer {
 fn text(status: StatusCode, body: &'static str) -> Answer {
     let mut answer = Response::new(Body::Whole(Some(Bytes::from_static(body.as_bytes()))));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     answer
 }
 
 fn json(body: String) -> Answer {
     let mut answer = Response::new(Body::Whole(Some(body.into())));
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 

@@ -33,7 +33,9 @@ pub(super) fn look(shard: &Shard, asked: &Asked<'_>) -> Result<Answer, Refusal> 
     };
     let (listeners, next) = node.engine.look(AppId::DEFAULT, channel);
     let name = serde_json::Value::from(channel.as_str());
-    Ok(json(format!("{{\"channel\":{name},\"listeners\":{listeners},\"next\":\"{next}\",\"messages\":[]}}\n")))
+    Ok(json(format!(
+        "{{\"channel\":{name},\"listeners\":{listeners},\"next\":\"{next}\",\"messages\":[]}}\n"
+    )))
 }
 
 /// `POST`: the body is the message, or in NDJSON many messages.
@@ -44,18 +46,30 @@ pub(super) async fn post(shard: &Rc<Shard>, request: &mut Request<Incoming>) -> 
         return Err(Refusal::Draining);
     }
     let identity = node.rules.identify(&asked(request))?;
-    let plain = PlainRequest::parse(request.uri().path(), request.uri().query(), limits.subscriptions_max)
-        .ok_or_else(not_found)??;
+    let plain = PlainRequest::parse(
+        request.uri().path(),
+        request.uri().query(),
+        limits.subscriptions_max,
+    )
+    .ok_or_else(not_found)??;
     let is_batch = plain.target == Target::PerMessage && is_ndjson(request.headers());
     if is_batch {
         let body = body(request, limits.body_bytes_max, "the request body", node).await?;
-        let limits = BatchLimits { lines_max: limits.batch_lines_max, message_bytes_max: limits.message_bytes_max };
+        let limits = BatchLimits {
+            lines_max: limits.batch_lines_max,
+            message_bytes_max: limits.message_bytes_max,
+        };
         let drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
         for draft in &drafts {
             permit(node, &draft.audience, identity)?;
         }
         let receipts = node.publisher.publish_all(drafts.into())?;
-        return Ok(json(receipts.iter().map(|receipt| format!("{}\n", line(receipt))).collect()));
+        return Ok(json(
+            receipts
+                .iter()
+                .map(|receipt| format!("{}\n", line(receipt)))
+                .collect(),
+        ));
     }
     let audience = match plain.speak_channels()? {
         [] => Audience::Everyone,
@@ -65,23 +79,38 @@ pub(super) async fn post(shard: &Rc<Shard>, request: &mut Request<Incoming>) -> 
     permit(node, &audience, identity)?;
     let binary = has_type(request.headers(), b"application/octet-stream");
     let data = body(request, limits.message_bytes_max, "the message", node).await?;
-    let kind = if binary || std::str::from_utf8(&data).is_err() { DataKind::Binary } else { DataKind::Text };
-    let draft = Draft { app: AppId::DEFAULT, audience, event: plain.event, kind, data, speaker: None, excluded: None };
+    let kind = if binary || std::str::from_utf8(&data).is_err() {
+        DataKind::Binary
+    } else {
+        DataKind::Text
+    };
+    let draft = Draft {
+        app: AppId::DEFAULT,
+        audience,
+        event: plain.event,
+        kind,
+        data,
+        speaker: None,
+        excluded: None,
+    };
     let receipt = node.publisher.publish(draft)?;
     Ok(json(format!("{}\n", line(&receipt))))
 }
 
 fn line(receipt: &Receipt) -> String {
-    format!("{{\"id\":\"{}\",\"listeners\":{}}}", receipt.position, receipt.listeners)
+    format!(
+        "{{\"id\":\"{}\",\"listeners\":{}}}",
+        receipt.position, receipt.listeners
+    )
 }
 
 fn permit(node: &Node, audience: &Audience, identity: Identity) -> Result<(), Refusal> {
     let policy = &node.rules.policy;
     match audience {
         Audience::Everyone => policy.permit_everyone(identity),
-        Audience::Channels(channels) => {
-            channels.iter().try_for_each(|channel| policy.permit(channel, Operation::Speak, identity))
-        }
+        Audience::Channels(channels) => channels
+            .iter()
+            .try_for_each(|channel| policy.permit(channel, Operation::Speak, identity)),
     }
 }
 
@@ -97,7 +126,12 @@ fn has_type(fields: &HeaderMap, wanted: &[u8]) -> bool {
 }
 
 /// The whole body, if it is small enough and comes in time.
-async fn body(request: &mut Request<Incoming>, limit_bytes: usize, what: &'static str, node: &Node) -> Result<Bytes, Refusal> {
+async fn body(
+    request: &mut Request<Incoming>,
+    limit_bytes: usize,
+    what: &'static str,
+    node: &Node,
+) -> Result<Bytes, Refusal> {
     let too_large = Refusal::TooLarge { what, limit_bytes };
     let body = request.body_mut();
     if body.size_hint().lower() > limit_bytes as u64 {
@@ -108,6 +142,8 @@ async fn body(request: &mut Request<Incoming>, limit_bytes: usize, what: &'stati
         Err(_) => Err(Refusal::TooSlow),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
-        Ok(Err(_)) => Err(Refusal::bad_request("the request body ended early or was not sent as announced")),
+        Ok(Err(_)) => Err(Refusal::bad_request(
+            "the request body ended early or was not sent as announced",
+        )),
     }
 }

@@ -29,7 +29,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         tokio::select! {
             result = follow(args) => result,
@@ -74,15 +76,24 @@ async fn once(args: &Args, left: &mut u64, wait: &mut Duration) -> Result<bool> 
     let names: Vec<String> = args
         .channels
         .iter()
-        .map(|name| format!("name={}", percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC)))
+        .map(|name| {
+            format!(
+                "name={}",
+                percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC)
+            )
+        })
         .collect();
     let mut request = format!("ws://{authority}/ch?meta=1&{}", names.join("&")).into_client_request()?;
     if let Some(key) = ServerArgs::key() {
-        request.headers_mut().insert("Authorization", format!("Bearer {key}").parse()?);
+        request
+            .headers_mut()
+            .insert("Authorization", format!("Bearer {key}").parse()?);
     }
     let socket = tokio::net::TcpStream::connect(authority).await;
     let socket = socket.with_context(|| format!("no server answers at {authority}"))?;
-    let (mut socket, _) = tokio_tungstenite::client_async(request, socket).await.context("the server refused the connection")?;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, socket)
+        .await
+        .context("the server refused the connection")?;
     loop {
         match next(&mut socket).await {
             None | Some(Err(Error::ConnectionClosed)) => return Ok(false),
@@ -121,9 +132,15 @@ fn print(args: &Args, text: &str) -> std::io::Result<()> {
         Ok(message) if !args.json => {
             let field = |name: &str| message[name].as_str();
             let event = field("event").map_or(String::new(), |event| format!(" [{event}]"));
-            let data = field("data").map_or_else(|| format!("(base64) {}", field("base64").unwrap_or_default()), str::to_owned);
+            let data = field("data").map_or_else(
+                || format!("(base64) {}", field("base64").unwrap_or_default()),
+                str::to_owned,
+            );
             // A message must not be able to move the cursor or set the terminal's title.
-            let data: String = data.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+            let data: String = data
+                .chars()
+                .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+                .collect();
             writeln!(out, "{}{event} {data}", field("channel").unwrap_or_default())?;
         }
         _ => writeln!(out, "{text}")?,

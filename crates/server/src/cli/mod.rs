@@ -122,12 +122,22 @@ fn serve(args: &ServeArgs) -> ExitCode {
         ("admin_listen", args.admin_listen.clone()),
         ("engine", args.engine.clone()),
         ("shards", args.shards.map(|shards| shards.to_string())),
-        ("log.format", args.log_format.map(|format| format!("{format:?}").to_lowercase())),
+        (
+            "log.format",
+            args.log_format.map(|format| format!("{format:?}").to_lowercase()),
+        ),
         ("log.level", args.log_level.clone()),
     ];
-    let flags = flags.into_iter().filter_map(|(key, value)| value.map(|value| (key, value))).collect();
-    let path = args.config.clone().or_else(|| std::env::var_os("FANFARE_CONFIG").map(PathBuf::from));
-    let loaded = read_sources(path, flags).and_then(|sources| config::load(&sources).map_err(|error| error.to_string()));
+    let flags = flags
+        .into_iter()
+        .filter_map(|(key, value)| value.map(|value| (key, value)))
+        .collect();
+    let path = args
+        .config
+        .clone()
+        .or_else(|| std::env::var_os("FANFARE_CONFIG").map(PathBuf::from));
+    let loaded = read_sources(path, flags)
+        .and_then(|sources| config::load(&sources).map_err(|error| error.to_string()));
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(message) => return fail(&message, EXIT_CONFIG),
@@ -146,14 +156,18 @@ fn read_sources(path: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Re
     let file = match path {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
             Some((path.display().to_string(), text))
         }
     };
-    let environment = std::env::vars_os().filter_map(|(name, value)| {
-        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-    });
-    Ok(Sources { file, environment: environment.collect(), flags })
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+    Ok(Sources {
+        file,
+        environment: environment.collect(),
+        flags,
+    })
 }
 
 fn print_or_check(args: &ConfigArgs) -> ExitCode {
@@ -161,10 +175,13 @@ fn print_or_check(args: &ConfigArgs) -> ExitCode {
         print!("{}", config::defaults_as_toml());
         return ExitCode::SUCCESS;
     };
-    let loaded = read_sources(Some(path.clone()), Vec::new()).and_then(|sources| config::load(&sources).map_err(|e| e.to_string()));
+    let loaded = read_sources(Some(path.clone()), Vec::new())
+        .and_then(|sources| config::load(&sources).map_err(|e| e.to_string()));
     match loaded {
         Ok((_, warnings)) => {
-            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            warnings
+                .iter()
+                .for_each(|warning| eprintln!("warning: {warning}"));
             println!("ok");
             ExitCode::SUCCESS
         }
@@ -176,7 +193,12 @@ fn print_or_check(args: &ConfigArgs) -> ExitCode {
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
     /// The server. The key is taken from FANFARE_KEY.
-    #[arg(long, value_name = "URL", env = "FANFARE_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "FANFARE_URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     server: String,
 }
 
@@ -184,8 +206,12 @@ impl ServerArgs {
     /// Host and port of the server.
     fn authority(&self) -> anyhow::Result<&str> {
         let rest = self.server.trim_end_matches('/').strip_prefix("http://");
-        rest.filter(|authority| !authority.contains('/'))
-            .ok_or_else(|| anyhow::anyhow!("{:?} is not a server; write it like http://127.0.0.1:8080", self.server))
+        rest.filter(|authority| !authority.contains('/')).ok_or_else(|| {
+            anyhow::anyhow!(
+                "{:?} is not a server; write it like http://127.0.0.1:8080",
+                self.server
+            )
+        })
     }
 
     fn key() -> Option<String> {

@@ -10,7 +10,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::ServerArgs;
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  fanfare publish orders 'order 7 paid'\n  tail -f app.log | fanfare publish log\n  fanfare publish '*' 'We restart at 22:00'   everyone hears it")]
+#[command(
+    after_help = "Examples:\n  fanfare publish orders 'order 7 paid'\n  tail -f app.log | fanfare publish log\n  fanfare publish '*' 'We restart at 22:00'   everyone hears it"
+)]
 pub(super) struct Args {
     /// The channel, or * for everyone.
     channel: String,
@@ -27,7 +29,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(publish(args))
 }
 
@@ -39,7 +43,11 @@ async fn publish(args: Args) -> Result<()> {
     }
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut count = 0_u64;
-    while let Some(line) = lines.next_line().await.context("cannot read standard input as text")? {
+    while let Some(line) = lines
+        .next_line()
+        .await
+        .context("cannot read standard input as text")?
+    {
         if sender.ready().await.is_err() {
             sender = connect(args.server.authority()?).await?;
         }
@@ -65,18 +73,35 @@ async fn say(sender: &mut SendRequest<Full<Bytes>>, args: &Args, message: String
         let event = percent_encoding::utf8_percent_encode(event, percent_encoding::NON_ALPHANUMERIC);
         target = format!("{target}?event={event}");
     }
-    let kind = if args.binary { "application/octet-stream" } else { "text/plain; charset=utf-8" };
-    let mut request = http::Request::post(target).header("Host", args.server.authority()?).header("Content-Type", kind);
+    let kind = if args.binary {
+        "application/octet-stream"
+    } else {
+        "text/plain; charset=utf-8"
+    };
+    let mut request = http::Request::post(target)
+        .header("Host", args.server.authority()?)
+        .header("Content-Type", kind);
     if let Some(key) = ServerArgs::key() {
         request = request.header("Authorization", format!("Bearer {key}"));
     }
-    let answer = sender.send_request(request.body(Full::new(message.into()))?).await.context("the server did not answer")?;
+    let answer = sender
+        .send_request(request.body(Full::new(message.into()))?)
+        .await
+        .context("the server did not answer")?;
     let status = answer.status();
-    let body = answer.into_body().collect().await.context("the server's answer broke off")?.to_bytes();
+    let body = answer
+        .into_body()
+        .collect()
+        .await
+        .context("the server's answer broke off")?
+        .to_bytes();
     let body = String::from_utf8_lossy(&body).trim().to_owned();
     if !status.is_success() {
         let message = serde_json::from_str::<serde_json::Value>(&body).ok();
-        let message = message.as_ref().and_then(|body| body["message"].as_str()).unwrap_or(&body);
+        let message = message
+            .as_ref()
+            .and_then(|body| body["message"].as_str())
+            .unwrap_or(&body);
         bail!("refused ({}): {message}", status.as_u16());
     }
     Ok(body)

@@ -62,11 +62,19 @@ impl MemoryEngine {
             sessions: SmallVec::from_elem(0, shards),
         };
         let apps = apps.iter().map(|app| (*app, Mutex::new(order()))).collect();
-        Self { apps, mailboxes, channels: AtomicUsize::new(0), channels_max }
+        Self {
+            apps,
+            mailboxes,
+            channels: AtomicUsize::new(0),
+            channels_max,
+        }
     }
 
     fn app(&self, app: AppId) -> Option<&Mutex<AppOrder>> {
-        self.apps.iter().find(|(known, _)| *known == app).map(|(_, order)| order)
+        self.apps
+            .iter()
+            .find(|(known, _)| *known == app)
+            .map(|(_, order)| order)
     }
 }
 
@@ -76,7 +84,10 @@ fn unknown_app() -> Refusal {
 
 impl AppOrder {
     fn position(&self) -> Position {
-        Position { epoch: self.epoch, offset: self.last }
+        Position {
+            epoch: self.epoch,
+            offset: self.last,
+        }
     }
 
     /// Listeners of a draft by shard: the sum, and the shards that have any.
@@ -91,7 +102,10 @@ impl AppOrder {
         match &draft.audience {
             Audience::Everyone => add(&self.sessions),
             Audience::Channels(channels) => {
-                channels.iter().filter_map(|name| self.channels.get(name)).for_each(|channel| add(&channel.listeners));
+                channels
+                    .iter()
+                    .filter_map(|name| self.channels.get(name))
+                    .for_each(|channel| add(&channel.listeners));
             }
         }
         (listeners, shards)
@@ -114,7 +128,11 @@ impl AppOrder {
                     floor
                 }
             };
-            Link { epoch, previous, offset }
+            Link {
+                epoch,
+                previous,
+                offset,
+            }
         });
         if unheard {
             self.floor = Some(offset);
@@ -136,7 +154,9 @@ impl Engine for MemoryEngine {
                 for (_, shards, bytes) in reserved {
                     set_bits(shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
                 }
-                set_bits(shards).take_while(|shard| *shard != full).for_each(|shard| self.mailboxes[shard].release(1, bytes));
+                set_bits(shards)
+                    .take_while(|shard| *shard != full)
+                    .for_each(|shard| self.mailboxes[shard].release(1, bytes));
                 return Err(Refusal::Overloaded);
             }
             reserved.push((listeners, shards, bytes));
@@ -148,7 +168,10 @@ impl Engine for MemoryEngine {
                 set_bits(shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
                 return Err(Refusal::Overloaded);
             };
-            receipts.push(Receipt { position: publication.position, listeners });
+            receipts.push(Receipt {
+                position: publication.position,
+                listeners,
+            });
             if shards != 0 {
                 let publication = Arc::new(publication);
                 set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));
@@ -157,7 +180,13 @@ impl Engine for MemoryEngine {
         Ok(receipts)
     }
 
-    fn subscribe(&self, app: AppId, shard: usize, channel: &ChannelName, since: Option<Since>) -> Result<Subscribed, Refusal> {
+    fn subscribe(
+        &self,
+        app: AppId,
+        shard: usize,
+        channel: &ChannelName,
+        since: Option<Since>,
+    ) -> Result<Subscribed, Refusal> {
         let mut order = self.app(app).ok_or_else(unknown_app)?.lock();
         let position = order.position();
         let floor = order.floor;
@@ -167,7 +196,13 @@ impl Engine for MemoryEngine {
                 return Err(Refusal::Full);
             }
             let listeners = SmallVec::from_elem(0, self.mailboxes.len());
-            order.channels.insert(channel.clone(), ChannelOrder { last: floor, listeners });
+            order.channels.insert(
+                channel.clone(),
+                ChannelOrder {
+                    last: floor,
+                    listeners,
+                },
+            );
         }
         let Some(known) = order.channels.get_mut(channel) else {
             return Err(Refusal::Full);
@@ -186,7 +221,9 @@ impl Engine for MemoryEngine {
     fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName) {
         let Some(order) = self.app(app) else { return };
         let mut order = order.lock();
-        let Some(known) = order.channels.get_mut(channel) else { return };
+        let Some(known) = order.channels.get_mut(channel) else {
+            return;
+        };
         known.listeners[shard] = known.listeners[shard].saturating_sub(1);
         if known.listeners.iter().all(|count| *count == 0) {
             let last = known.last;
@@ -211,11 +248,18 @@ impl Engine for MemoryEngine {
 
     fn look(&self, app: AppId, channel: &ChannelName) -> (usize, Position) {
         let Some(order) = self.app(app) else {
-            return (0, Position { epoch: Epoch(0), offset: None });
+            return (
+                0,
+                Position {
+                    epoch: Epoch(0),
+                    offset: None,
+                },
+            );
         };
         let order = order.lock();
-        let listeners =
-            order.channels.get(channel).map_or(0, |known| known.listeners.iter().map(|count| *count as usize).sum());
+        let listeners = order.channels.get(channel).map_or(0, |known| {
+            known.listeners.iter().map(|count| *count as usize).sum()
+        });
         (listeners, order.position())
     }
 

@@ -59,7 +59,13 @@ pub trait Engine: Send + Sync {
     fn publish(&self, app: AppId, drafts: Drafts) -> Result<SmallVec<[Receipt; 1]>, Refusal>;
 
     /// One more listener of `channel` on `shard`; `since` is the last id it has seen, if any.
-    fn subscribe(&self, app: AppId, shard: usize, channel: &ChannelName, since: Option<Since>) -> Result<Subscribed, Refusal>;
+    fn subscribe(
+        &self,
+        app: AppId,
+        shard: usize,
+        channel: &ChannelName,
+        since: Option<Since>,
+    ) -> Result<Subscribed, Refusal>;
 
     /// One listener fewer.
     fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName);

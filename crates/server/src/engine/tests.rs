@@ -24,8 +24,13 @@ fn draft(channels: &[&str]) -> Draft {
 }
 
 fn engine(publications_max: usize) -> (MemoryEngine, Mailboxes) {
-    let mailboxes: Mailboxes = (0..2).map(|_| Arc::new(Mailbox::new(publications_max, 1 << 20))).collect();
-    (MemoryEngine::new(&[APP], Epoch(7), Arc::clone(&mailboxes), 3), mailboxes)
+    let mailboxes: Mailboxes = (0..2)
+        .map(|_| Arc::new(Mailbox::new(publications_max, 1 << 20)))
+        .collect();
+    (
+        MemoryEngine::new(&[APP], Epoch(7), Arc::clone(&mailboxes), 3),
+        mailboxes,
+    )
 }
 
 fn arrived(mailboxes: &Mailboxes, shard: usize) -> Vec<Arc<Publication>> {
@@ -35,7 +40,9 @@ fn arrived(mailboxes: &Mailboxes, shard: usize) -> Vec<Arc<Publication>> {
 }
 
 fn publish(engine: &impl Engine, channels: &[&str]) -> Result<Receipt, Refusal> {
-    engine.publish(APP, Drafts::from_iter([draft(channels)])).map(|receipts| receipts[0])
+    engine
+        .publish(APP, Drafts::from_iter([draft(channels)]))
+        .map(|receipts| receipts[0])
 }
 
 #[test]
@@ -48,9 +55,26 @@ fn offsets_rise_over_the_app_and_are_tied_within_a_channel() {
     }
     let ties: Vec<(u64, Vec<u64>)> = arrived(&mailboxes, 0)
         .iter()
-        .map(|p| (p.offset.get(), p.places().iter().map(|place| place.previous.map_or(0, Offset::get)).collect()))
+        .map(|p| {
+            (
+                p.offset.get(),
+                p.places()
+                    .iter()
+                    .map(|place| place.previous.map_or(0, Offset::get))
+                    .collect(),
+            )
+        })
         .collect();
-    assert_eq!(ties, [(1, vec![0]), (2, vec![0]), (3, vec![1]), (4, vec![3, 2]), (5, vec![4])]);
+    assert_eq!(
+        ties,
+        [
+            (1, vec![0]),
+            (2, vec![0]),
+            (3, vec![1]),
+            (4, vec![3, 2]),
+            (5, vec![4])
+        ]
+    );
 }
 
 #[test]
@@ -63,7 +87,10 @@ fn only_listening_shards_are_told() {
     assert_eq!(publish(&engine, &["c"]).unwrap().listeners, 0);
     assert_eq!(publish(&engine, &["a", "b"]).unwrap().listeners, 2);
     assert_eq!(publish(&engine, &["*"]).unwrap().listeners, 1);
-    assert_eq!((arrived(&mailboxes, 0).len(), arrived(&mailboxes, 1).len()), (2, 2));
+    assert_eq!(
+        (arrived(&mailboxes, 0).len(), arrived(&mailboxes, 1).len()),
+        (2, 2)
+    );
     engine.unsubscribe(APP, 0, &name("a"));
     engine.leave(APP, 1);
     publish(&engine, &["a"]).unwrap();
@@ -103,9 +130,17 @@ fn check_missed(before: &[&str], listened: bool, seen: &str, expected: bool) {
     for channel in before {
         publish(&engine, &[channel]).unwrap();
     }
-    let subscribed = engine.subscribe(APP, 1, &name("a"), Some(Since::parse(seen))).unwrap();
-    assert_eq!(subscribed.missed, expected, "{before:?} listened {listened} since {seen}");
-    assert_eq!(subscribed.position.offset.map_or(0, Offset::get), before.len() as u64);
+    let subscribed = engine
+        .subscribe(APP, 1, &name("a"), Some(Since::parse(seen)))
+        .unwrap();
+    assert_eq!(
+        subscribed.missed, expected,
+        "{before:?} listened {listened} since {seen}"
+    );
+    assert_eq!(
+        subscribed.position.offset.map_or(0, Offset::get),
+        before.len() as u64
+    );
 }
 
 #[test]
@@ -143,10 +178,19 @@ fn four_publishers_and_both_shards_see_one_order() {
     engine.subscribe(APP, 1, &name("a"), None).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..500).for_each(|_| drop(publish(&engine, &["a"]).unwrap())));
+            scope.spawn(|| {
+                (0..500).for_each(|_| {
+                    publish(&engine, &["a"]).unwrap();
+                })
+            });
         }
     });
-    let order = |shard| -> Vec<u64> { arrived(&mailboxes, shard).iter().map(|p| p.offset.get()).collect() };
+    let order = |shard| -> Vec<u64> {
+        arrived(&mailboxes, shard)
+            .iter()
+            .map(|p| p.offset.get())
+            .collect()
+    };
     let expected: Vec<u64> = (1..=2_000).collect();
     assert!(order(0) == expected && order(1) == expected);
 }

@@ -110,7 +110,10 @@ impl http_body::Body for StreamBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut state = self.shard.state.borrow_mut();
         let Some(connection) = state.get(self.key) else {
             return Poll::Ready(None);
@@ -130,6 +133,9 @@ impl http_body::Body for StreamBody {
 impl Drop for StreamBody {
     fn drop(&mut self) {
         let shard = &self.shard;
-        shard.state.borrow_mut().end(shard, self.key, fanfare_core::disconnect::Disconnect::Lost);
+        shard
+            .state
+            .borrow_mut()
+            .end(shard, self.key, fanfare_core::disconnect::Disconnect::Lost);
     }
 }

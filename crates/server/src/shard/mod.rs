@@ -50,11 +50,11 @@ use crate::node::Node;
 mod connection;
 pub mod mailbox;
 mod open;
-mod turn;
 mod timers;
+mod turn;
 
-pub use connection::StreamBody;
 use connection::Connection;
+pub use connection::StreamBody;
 pub(crate) use open::Facts;
 use timers::Timers;
 
@@ -90,7 +90,10 @@ impl Key {
 
     fn unpack(data: u64) -> Self {
         // Both halves are 32 bits wide by construction.
-        Self { slot: (data & 0xffff_ffff) as u32, generation: (data >> 32) as u32 }
+        Self {
+            slot: (data & 0xffff_ffff) as u32,
+            generation: (data >> 32) as u32,
+        }
     }
 }
 
@@ -130,7 +133,12 @@ impl Shard {
     /// A shard that is not running yet.
     pub(crate) fn new(node: Arc<Node>, index: usize, listener: TcpListener) -> std::io::Result<Rc<Self>> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&set, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+        epoll::add(
+            &set,
+            &listener,
+            epoll::EventData::new_u64(LISTENER),
+            epoll::EventFlags::IN,
+        )?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
         let start = Instant::now();
@@ -152,7 +160,13 @@ impl Shard {
             actions: Vec::new(),
             random: u64::from_ne_bytes(seed) | 1,
         };
-        Ok(Rc::new(Self { node, index, state: RefCell::new(state), work: Notify::new(), start }))
+        Ok(Rc::new(Self {
+            node,
+            index,
+            state: RefCell::new(state),
+            work: Notify::new(),
+            start,
+        }))
     }
 
     /// Now, in the time that sessions know.
@@ -168,7 +182,9 @@ impl Shard {
     /// Takes over a socket whose WebSocket handshake the HTTP server has answered. `early` are
     /// bytes that had arrived behind the request.
     pub(crate) fn adopt_websocket(self: &Rc<Self>, socket: TcpStream, early: Vec<u8>, facts: Facts) {
-        self.state.borrow_mut().adopt_websocket(self, socket, early, facts);
+        self.state
+            .borrow_mut()
+            .adopt_websocket(self, socket, early, facts);
         self.work.notify_one();
     }
 
@@ -196,14 +212,19 @@ impl State {
     }
 
     fn get(&mut self, key: Key) -> Option<&mut Connection> {
-        self.connections.get_mut(key.slot as usize).filter(|connection| connection.generation == key.generation)
+        self.connections
+            .get_mut(key.slot as usize)
+            .filter(|connection| connection.generation == key.generation)
     }
 
     fn insert(&mut self, make: impl FnOnce(Key) -> Connection) -> Key {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let entry = self.connections.vacant_entry();
-        let key = Key { slot: u32::try_from(entry.key()).unwrap_or(u32::MAX), generation };
+        let key = Key {
+            slot: u32::try_from(entry.key()).unwrap_or(u32::MAX),
+            generation,
+        };
         entry.insert(make(key));
         key
     }

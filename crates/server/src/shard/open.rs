@@ -42,11 +42,23 @@ pub(crate) struct Facts {
 
 /// What a complete head asks for.
 enum Route {
-    WebSocket { accept: String, facts: Result<Listen, Refusal> },
-    Stream { origin: Option<String>, listen: Listen },
-    Refused { refusal: Refusal, origin: Option<String>, field: Option<(&'static str, &'static str)> },
+    WebSocket {
+        accept: String,
+        facts: Result<Listen, Refusal>,
+    },
+    Stream {
+        origin: Option<String>,
+        listen: Listen,
+    },
+    Refused {
+        refusal: Refusal,
+        origin: Option<String>,
+        field: Option<(&'static str, &'static str)>,
+    },
     /// No room: an event stream is told so in a way that browsers come back from.
-    StreamFull { origin: Option<String> },
+    StreamFull {
+        origin: Option<String>,
+    },
     Http,
 }
 
@@ -59,7 +71,8 @@ impl State {
             fields_max: limits.head_fields_max,
             target_bytes_max: limits.target_bytes_max,
         };
-        let Some(Stage::Head { bytes: kept, .. }) = self.get(key).map(|connection| &mut connection.stage) else {
+        let Some(Stage::Head { bytes: kept, .. }) = self.get(key).map(|connection| &mut connection.stage)
+        else {
             return;
         };
         // Usually the whole head is here at once and nothing needs to be kept.
@@ -109,7 +122,11 @@ impl State {
                 answer.extend_from_slice(&self.stream_prologue(RETRY_FULL_MS));
                 self.farewell(shard, key, answer, Refusal::Full);
             }
-            Route::Refused { refusal, origin, field } => {
+            Route::Refused {
+                refusal,
+                origin,
+                field,
+            } => {
                 let mut fields = cors_fields(origin.as_deref());
                 fields.push(("Content-Type", "application/json"));
                 fields.extend(field);
@@ -157,14 +174,21 @@ impl State {
         }
     }
 
-    pub(super) fn adopt_websocket(&mut self, shard: &Rc<Shard>, socket: TcpStream, mut early: Vec<u8>, facts: Facts) {
+    pub(super) fn adopt_websocket(
+        &mut self,
+        shard: &Rc<Shard>,
+        socket: TcpStream,
+        mut early: Vec<u8>,
+        facts: Facts,
+    ) {
         let now = shard.now();
         if socket.set_nonblocking(true).is_err() {
             return;
         }
         shard.node.connection_opened();
         let deadline = now + CLOSING_MAX;
-        let key = self.insert(|key| Connection::new(key, Transport::Socket(socket), Stage::Closing { deadline }));
+        let key =
+            self.insert(|key| Connection::new(key, Transport::Socket(socket), Stage::Closing { deadline }));
         if !self.register(key) {
             return self.end(shard, key, Disconnect::Internal);
         }
@@ -192,7 +216,14 @@ impl State {
             let first_ping = now + self.first_after(node.config.sessions.ping_interval);
             let settings = std::sync::Arc::clone(&node.websocket_settings);
             let session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
-            self.open(shard, key, Session::PlainWebSocket(session), listen, facts.peer, now)
+            self.open(
+                shard,
+                key,
+                Session::PlainWebSocket(session),
+                listen,
+                facts.peer,
+                now,
+            )
         });
         if let Err(refusal) = result {
             node.refused(&refusal);
@@ -201,12 +232,21 @@ impl State {
         }
     }
 
-    fn open_stream(&mut self, shard: &Shard, key: Key, listen: Listen, peer: Option<SocketAddr>, now: Moment) {
+    fn open_stream(
+        &mut self,
+        shard: &Shard,
+        key: Key,
+        listen: Listen,
+        peer: Option<SocketAddr>,
+        now: Moment,
+    ) {
         let sessions = &shard.node.config.sessions;
         let age = sessions.stream_age_max;
         // ± 20 %, so that streams which came together do not end together.
         let fifth = u64::try_from(age.as_millis() / 5).unwrap_or(0);
-        let ends_at = now + (age.saturating_sub(Duration::from_millis(fifth)) + Duration::from_millis(self.jitter(2 * fifth + 1)));
+        let ends_at = now
+            + (age.saturating_sub(Duration::from_millis(fifth))
+                + Duration::from_millis(self.jitter(2 * fifth + 1)));
         let first = now + self.first_after(sessions.ping_interval);
         let retry = self.retry(RETRY_MS);
         let settings = std::sync::Arc::clone(&shard.node.stream_settings);
@@ -237,7 +277,10 @@ impl State {
         let id = SessionId(u128::from_ne_bytes(id));
         let mut gaps = Vec::new();
         for (done, channel) in listen.channels.iter().enumerate() {
-            match node.engine.subscribe(listen.app, shard.index, channel, listen.since) {
+            match node
+                .engine
+                .subscribe(listen.app, shard.index, channel, listen.since)
+            {
                 Ok(subscribed) if subscribed.missed => {
                     gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
                 }
@@ -252,11 +295,23 @@ impl State {
         }
         node.engine.join(listen.app, shard.index);
         self.hub.join(key.slot, id, listen.app, listen.form);
-        let channels = listen.channels.iter().map(|channel| self.hub.intern(listen.app, channel)).collect();
+        let channels = listen
+            .channels
+            .iter()
+            .map(|channel| self.hub.intern(listen.app, channel))
+            .collect();
         for channel in listen.channels {
             self.hub.subscribe(key.slot, &Topic::Channel(channel));
         }
-        let open = Open { session, id, app: listen.app, channels, echo: listen.echo, peer, opened: now };
+        let open = Open {
+            session,
+            id,
+            app: listen.app,
+            channels,
+            echo: listen.echo,
+            peer,
+            opened: now,
+        };
         let timeout = open.session.poll_timeout();
         if listen.app != AppId::PROBE {
             node.metrics.shards[shard.index].opened(&open.session);
@@ -308,7 +363,9 @@ impl Shard {
     /// The first bytes of an event stream of the slower lane, where `full` says that it will end
     /// at once.
     pub(crate) fn stream_prologue(&self, full: bool) -> Bytes {
-        self.state.borrow_mut().stream_prologue(if full { RETRY_FULL_MS } else { RETRY_MS })
+        self.state
+            .borrow_mut()
+            .stream_prologue(if full { RETRY_FULL_MS } else { RETRY_MS })
     }
 }
 
@@ -321,28 +378,50 @@ fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
     }
     let origin = match node.rules.gate(&asked) {
         Ok(origin) => origin.map(str::to_owned),
-        Err(refusal) => return Route::Refused { refusal, origin: None, field: None },
+        Err(refusal) => {
+            return Route::Refused {
+                refusal,
+                origin: None,
+                field: None,
+            };
+        }
     };
     match upgrade {
         Upgrade::Yes { accept } => {
-            let facts = node.room_for_one().and_then(|()| door::listen(node, &asked, true));
+            let facts = node
+                .room_for_one()
+                .and_then(|()| door::listen(node, &asked, true));
             Route::WebSocket { accept, facts }
         }
-        Upgrade::Lost => Route::Refused { refusal: Refusal::LostUpgrade, origin, field: Some(("Upgrade", "websocket")) },
+        Upgrade::Lost => Route::Refused {
+            refusal: Refusal::LostUpgrade,
+            origin,
+            field: Some(("Upgrade", "websocket")),
+        },
         Upgrade::OtherVersion => Route::Refused {
             refusal: Refusal::LostUpgrade,
             origin,
             field: Some(("Sec-WebSocket-Version", "13")),
         },
-        Upgrade::Bad(cause) => Route::Refused { refusal: Refusal::bad_request(cause), origin, field: None },
-        Upgrade::No if head.has_body() => {
-            Route::Refused { refusal: Refusal::bad_request("a GET for an event stream has no body"), origin, field: None }
-        }
+        Upgrade::Bad(cause) => Route::Refused {
+            refusal: Refusal::bad_request(cause),
+            origin,
+            field: None,
+        },
+        Upgrade::No if head.has_body() => Route::Refused {
+            refusal: Refusal::bad_request("a GET for an event stream has no body"),
+            origin,
+            field: None,
+        },
         Upgrade::No => match node.room_for_one() {
             Err(_) => Route::StreamFull { origin },
             Ok(()) => match door::listen(node, &asked, false) {
                 Ok(listen) => Route::Stream { origin, listen },
-                Err(refusal) => Route::Refused { refusal, origin, field: None },
+                Err(refusal) => Route::Refused {
+                    refusal,
+                    origin,
+                    field: None,
+                },
             },
         },
     }
@@ -365,7 +444,11 @@ fn cors_fields(origin: Option<&str>) -> Vec<(&str, &str)> {
     match origin {
         None => Vec::new(),
         Some(origin) => {
-            vec![("Access-Control-Allow-Origin", origin), ("Access-Control-Allow-Credentials", "true"), ("Vary", "Origin")]
+            vec![
+                ("Access-Control-Allow-Origin", origin),
+                ("Access-Control-Allow-Credentials", "true"),
+                ("Vary", "Origin"),
+            ]
         }
     }
 }

@@ -31,7 +31,10 @@ pub(crate) fn tick_of(moment: Moment) -> u64 {
 
 impl Timers {
     pub(crate) fn new(now: Moment) -> Self {
-        Self { slots: vec![Vec::new(); SLOTS], next: tick_of(now) }
+        Self {
+            slots: vec![Vec::new(); SLOTS],
+            next: tick_of(now),
+        }
     }
 
     /// Asks for a look at `key` at `tick`, or at the next tick if that has passed.
@@ -47,7 +50,11 @@ impl Timers {
             let slot = slot_of(self.next);
             let entries = std::mem::take(&mut self.slots[slot]);
             for entry in entries {
-                if entry.1 <= self.next { due.push(entry) } else { self.slots[slot].push(entry) }
+                if entry.1 <= self.next {
+                    due.push(entry)
+                } else {
+                    self.slots[slot].push(entry)
+                }
             }
             self.next += 1;
         }
@@ -77,6 +84,14 @@ mod tests {
             timers.advance(at(ms), &mut due);
             seen.extend(due.into_iter().map(|(key, _)| (key.slot, ms)));
         }
-        assert_eq!(seen, [(4, 1_000), (1, 1_250), (2, 2_000), (3, 2_000 + SLOTS as u64 * 250)]);
+        assert_eq!(
+            seen,
+            [
+                (4, 1_000),
+                (1, 1_250),
+                (2, 2_000),
+                (3, 2_000 + SLOTS as u64 * 250)
+            ]
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use fanfare_core::app::AppId;
 use fanfare_core::disconnect::Disconnect;
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::Flushed;
@@ -83,7 +84,10 @@ impl Shard {
             .connections
             .iter()
             .filter(|(_, connection)| !matches!(connection.stage, Stage::Closing { .. }))
-            .map(|(slot, connection)| Key { slot: u32::try_from(slot).unwrap_or(u32::MAX), generation: connection.generation })
+            .map(|(slot, connection)| Key {
+                slot: u32::try_from(slot).unwrap_or(u32::MAX),
+                generation: connection.generation,
+            })
             .collect();
         for key in open.iter().take(count) {
             state.close_session(self, *key, Disconnect::Draining);
@@ -108,20 +112,34 @@ impl State {
             let mut slow: Vec<(Key, usize)> = Vec::new();
             let connections = &mut self.connections;
             let delivered = self.hub.deliver(&publication, |slot, frame| {
-                let Some(connection) = connections.get_mut(slot as usize) else { return };
-                let key = Key { slot, generation: connection.generation };
+                let Some(connection) = connections.get_mut(slot as usize) else {
+                    return;
+                };
+                let key = Key {
+                    slot,
+                    generation: connection.generation,
+                };
                 match connection.outbox.push(frame.clone(), limit) {
                     Ok(()) => touched.push(key),
                     Err(full) => slow.push((key, full.pending_bytes)),
                 }
             });
-            metrics.deliveries.add(delivered - slow.len());
+            if publication.app != AppId::PROBE {
+                metrics.deliveries.add(delivered - slow.len());
+            }
             let urgent = touched.len() <= URGENT_MAX;
             for key in &touched {
                 self.mark(*key, urgent);
             }
             for (key, pending_bytes) in slow {
-                self.close_session(shard, key, Disconnect::SlowConsumer { pending_bytes, limit_bytes: limit });
+                self.close_session(
+                    shard,
+                    key,
+                    Disconnect::SlowConsumer {
+                        pending_bytes,
+                        limit_bytes: limit,
+                    },
+                );
             }
             mailbox.release(1, publication.data.len());
             if begun.elapsed() >= BUDGET {
@@ -144,14 +162,21 @@ impl State {
             (&mut connection.in_bulk, false)
         };
         if !std::mem::replace(flag, true) {
-            if queue { self.urgent.push_back(key) } else { self.bulk.push_back(key) }
+            if queue {
+                self.urgent.push_back(key)
+            } else {
+                self.bulk.push_back(key)
+            }
         }
     }
 
     /// Phase 2: what the kernel has to say. Says whether there may be more.
     fn handle_events(&mut self, shard: &Rc<Shard>, now: Moment) -> bool {
         let mut buffer = [MaybeUninit::<epoll::Event>::uninit(); EVENTS_PER_WAIT];
-        let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let zero = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         let (events, _) = match epoll::wait(&self.epoll, &mut buffer, Some(&zero)) {
             Ok(events) => events,
             Err(_) => return false,
@@ -171,7 +196,10 @@ impl State {
                 self.watch(key);
                 self.mark(key, true);
             }
-            let readable = epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP;
+            let readable = epoll::EventFlags::IN
+                | epoll::EventFlags::HUP
+                | epoll::EventFlags::ERR
+                | epoll::EventFlags::RDHUP;
             if flags.intersects(readable) {
                 self.read(shard, key, now);
             }
@@ -181,8 +209,12 @@ impl State {
 
     /// Tells the epoll set what to watch for.
     fn watch(&mut self, key: Key) {
-        let Some(connection) = self.connections.get(key.slot as usize) else { return };
-        let Transport::Socket(socket) = &connection.transport else { return };
+        let Some(connection) = self.connections.get(key.slot as usize) else {
+            return;
+        };
+        let Transport::Socket(socket) = &connection.transport else {
+            return;
+        };
         let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         if connection.watches_writable {
             flags |= epoll::EventFlags::OUT;
@@ -199,7 +231,10 @@ impl State {
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
                     // No descriptor left, or no memory: a pause, never a spin and never an end.
-                    shard.node.log.say(Kind::Accept, || tracing::warn!(%error, "cannot accept connections for now"));
+                    shard.node.log.say(
+                        Kind::Accept,
+                        || tracing::warn!(%error, "cannot accept connections for now"),
+                    );
                     let _ = epoll::delete(&self.epoll, listener);
                     self.accept_paused_until = Some(now + ACCEPT_PAUSE);
                     return;
@@ -216,7 +251,14 @@ impl State {
         }
         let deadline = now + shard.node.config.limits.head_time_max;
         let key = self.insert(|key| {
-            Connection::new(key, Transport::Socket(socket), Stage::Head { bytes: Vec::new(), deadline })
+            Connection::new(
+                key,
+                Transport::Socket(socket),
+                Stage::Head {
+                    bytes: Vec::new(),
+                    deadline,
+                },
+            )
         });
         self.heads_open += 1;
         self.heads.push_back(key);
@@ -230,16 +272,27 @@ impl State {
 
     /// Puts a connection's socket into the epoll set.
     pub(super) fn register(&mut self, key: Key) -> bool {
-        let Some(connection) = self.connections.get(key.slot as usize) else { return false };
-        let Transport::Socket(socket) = &connection.transport else { return true };
+        let Some(connection) = self.connections.get(key.slot as usize) else {
+            return false;
+        };
+        let Transport::Socket(socket) = &connection.transport else {
+            return true;
+        };
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         epoll::add(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), flags).is_ok()
     }
 
     fn close_oldest_head(&mut self, shard: &Shard) {
         while let Some(key) = self.heads.pop_front() {
-            if self.get(key).is_some_and(|connection| matches!(connection.stage, Stage::Head { .. })) {
-                return self.end(shard, key, Disconnect::Refused(fanfare_core::disconnect::Refusal::Full));
+            if self
+                .get(key)
+                .is_some_and(|connection| matches!(connection.stage, Stage::Head { .. }))
+            {
+                return self.end(
+                    shard,
+                    key,
+                    Disconnect::Refused(fanfare_core::disconnect::Refusal::Full),
+                );
             }
         }
     }
@@ -309,7 +362,13 @@ impl State {
         }
     }
 
-    fn speak(&mut self, shard: &Shard, key: Key, kind: DataKind, data: bytes::Bytes) -> Result<(), fanfare_core::disconnect::Refusal> {
+    fn speak(
+        &mut self,
+        shard: &Shard,
+        key: Key,
+        kind: DataKind,
+        data: bytes::Bytes,
+    ) -> Result<(), fanfare_core::disconnect::Refusal> {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
             return Ok(());
         };
@@ -332,7 +391,10 @@ impl State {
         match connection.outbox.push(bytes, limit_bytes) {
             Ok(()) => self.mark(key, true),
             Err(full) => {
-                let why = Disconnect::SlowConsumer { pending_bytes: full.pending_bytes, limit_bytes };
+                let why = Disconnect::SlowConsumer {
+                    pending_bytes: full.pending_bytes,
+                    limit_bytes,
+                };
                 self.close_session(shard, key, why);
             }
         }
@@ -391,7 +453,9 @@ impl State {
                 continue;
             }
             connection.armed = u64::MAX;
-            let stalled = connection.blocked_since.is_some_and(|since| now >= since + stall_max);
+            let stalled = connection
+                .blocked_since
+                .is_some_and(|since| now >= since + stall_max);
             match &mut connection.stage {
                 Stage::Head { deadline, .. } if now >= *deadline => self.head_too_slow(shard, key),
                 Stage::Closing { deadline } if now >= *deadline => self.end(shard, key, Disconnect::Lost),
@@ -560,7 +624,7 @@ impl State {
             }
         });
         node.engine.leave(open.app, shard.index);
-        if open.app == fanfare_core::app::AppId::PROBE {
+        if open.app == AppId::PROBE {
             return;
         }
         let metrics = &node.metrics.shards[shard.index];

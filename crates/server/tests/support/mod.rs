@@ -1,6 +1,11 @@
 //! A real server on a port of its own, and clients that know only the wire.
 
-#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test file uses its part"
+)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -32,8 +37,13 @@ impl Server {
     /// Starts with these settings (`FANFARE_…`), and returns when it is ready.
     pub fn start(settings: &[(&str, &str)]) -> Self {
         let mut command = command();
-        command.env("FANFARE_LISTEN", "127.0.0.1:0").env("FANFARE_SHARDS", "2");
-        command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .env("FANFARE_LISTEN", "127.0.0.1:0")
+            .env("FANFARE_SHARDS", "2");
+        command
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         // Read all the time, or the server would block on a full pipe.
@@ -43,14 +53,25 @@ impl Server {
             String::from_utf8_lossy(&text).into_owned()
         });
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").map(str::to_owned);
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening on http://")
+            .map(str::to_owned);
         let address = address.unwrap_or_else(|| panic!("the server said {line:?}"));
-        Self { child, address, logs: Some(logs) }
+        Self {
+            child,
+            address,
+            logs: Some(logs),
+        }
     }
 
     pub fn threads(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
+            .unwrap()
+            .count()
     }
 
     pub fn is_alive(&mut self) -> bool {
@@ -70,7 +91,11 @@ impl Server {
     }
 
     pub async fn connect(&self) -> Peer {
-        Peer { socket: TcpStream::connect(&self.address).await.unwrap(), got: Vec::new(), host: self.address.clone() }
+        Peer {
+            socket: TcpStream::connect(&self.address).await.unwrap(),
+            got: Vec::new(),
+            host: self.address.clone(),
+        }
     }
 
     /// Opens a WebSocket; the handshake must succeed.
@@ -94,17 +119,29 @@ impl Server {
     /// Opens an event stream and reads its first bytes.
     pub async fn stream(&self, path: &str, fields: &str) -> Peer {
         let mut peer = self.connect().await;
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{fields}\r\n", self.address);
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: text/event-stream\r\n{fields}\r\n",
+            self.address
+        );
         peer.send_head(&head).await;
         let head = peer.head().await;
-        assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"), "{head}");
+        assert!(
+            head.starts_with("HTTP/1.1 200") && head.contains("text/event-stream"),
+            "{head}"
+        );
         let first = peer.block().await;
         assert!(first.starts_with(":\nretry: "), "{first}");
         peer
     }
 
     /// One request on a connection of its own: status, head and body.
-    pub async fn request(&self, method: &str, path: &str, fields: &str, body: &[u8]) -> (u16, String, String) {
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &[u8],
+    ) -> (u16, String, String) {
         let mut peer = self.connect().await;
         peer.request(method, path, fields, body).await
     }
@@ -117,8 +154,11 @@ impl Server {
     /// The value of a metric, by its name and labels as printed.
     pub async fn metric(&self, name: &str) -> u64 {
         let (_, _, text) = self.request("GET", "/metrics", "", b"").await;
-        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or(0)
     }
 
     /// Asks again and again until `name` has reached `value`.
@@ -128,7 +168,9 @@ impl Server {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{name} did not reach {value}"));
+        tokio::time::timeout(PATIENCE, reached)
+            .await
+            .unwrap_or_else(|_| panic!("{name} did not reach {value}"));
     }
 }
 
@@ -176,7 +218,12 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     }
     let mask = [9, 8, 7, 6];
     bytes.extend(mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
     bytes
 }
 
@@ -184,8 +231,14 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 pub fn parse_frame(bytes: &[u8]) -> Option<(usize, Said)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (start, len) = match second {
-        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
-        127 => (10, usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap())).unwrap()),
+        126 => (
+            4,
+            usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap())),
+        ),
+        127 => (
+            10,
+            usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap())).unwrap(),
+        ),
         len => (2, usize::from(len)),
     };
     let payload = bytes.get(start..start + len)?;
@@ -240,11 +293,19 @@ impl Peer {
 
     async fn until(&mut self, end: &str) -> String {
         loop {
-            if let Some(at) = self.got.windows(end.len()).position(|part| part == end.as_bytes()) {
+            if let Some(at) = self
+                .got
+                .windows(end.len())
+                .position(|part| part == end.as_bytes())
+            {
                 let bytes: Vec<u8> = self.got.drain(..at + end.len()).collect();
                 return String::from_utf8(bytes).unwrap();
             }
-            assert!(self.more().await, "the connection ended before {end:?}: {:?}", String::from_utf8_lossy(&self.got));
+            assert!(
+                self.more().await,
+                "the connection ended before {end:?}: {:?}",
+                String::from_utf8_lossy(&self.got)
+            );
         }
     }
 
@@ -267,16 +328,34 @@ impl Peer {
     }
 
     /// One request on this connection, which stays open.
-    pub async fn request(&mut self, method: &str, path: &str, fields: &str, body: &[u8]) -> (u16, String, String) {
-        let length = if body.is_empty() && method != "POST" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let host = if fields.contains("Host:") { String::new() } else { format!("Host: {}\r\n", self.host) };
+    pub async fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &[u8],
+    ) -> (u16, String, String) {
+        let length = if body.is_empty() && method != "POST" {
+            String::new()
+        } else {
+            format!("Content-Length: {}\r\n", body.len())
+        };
+        let host = if fields.contains("Host:") {
+            String::new()
+        } else {
+            format!("Host: {}\r\n", self.host)
+        };
         let mut request = format!("{method} {path} HTTP/1.1\r\n{host}{fields}{length}\r\n").into_bytes();
         request.extend(body);
         // A server that refuses early may close before all was written.
         let _ = self.socket.write_all(&request).await;
         let head = self.head().await;
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+        let length = head.lines().find_map(|line| {
+            line.to_lowercase()
+                .strip_prefix("content-length: ")
+                .map(str::to_owned)
+        });
         let length: usize = length.map_or(0, |length| length.trim().parse().unwrap());
         while method != "HEAD" && self.got.len() < length {
             assert!(self.more().await, "the body ended early");

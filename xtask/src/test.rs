@@ -1,0 +1,278 @@
+//! `cargo xtask test`: every step, what it counted, and one line of totals at the end.
+//!
+//! A failing step does not stop the others, so that one run shows all there is to mend.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+/// The steps, in their order.
+pub(crate) const STEPS: [&str; 8] = [
+    "tidy", "supply", "fmt", "clippy", "rust", "install", "php", "browser",
+];
+
+/// Programs that the client tests need, and the Debian packages that bring them.
+const PROGRAMS: [(&str, &[&str]); 4] = [
+    ("php", &["php-cli"]),
+    ("nginx", &["nginx"]),
+    ("chromium", &["chromium"]),
+    ("php-fpm", &["php-fpm"]),
+];
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+/// Runs all steps, or one; says whether all is well.
+pub(crate) fn run(only: Option<&str>) -> Result<bool> {
+    if let Some(step) = only
+        && !STEPS.contains(&step)
+    {
+        bail!("no step {step:?}; there are: {}", STEPS.join(" "));
+    }
+    std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .context("the repository has moved")?;
+    let mut rows = Vec::new();
+    for step in STEPS
+        .into_iter()
+        .filter(|step| only.is_none_or(|only| only == *step))
+    {
+        println!("\n== {step}");
+        let begun = Instant::now();
+        let totals = run_step(step).unwrap_or_else(|error| {
+            println!("{step}: {error:#}");
+            Totals { passed: 0, failed: 1 }
+        });
+        rows.push((step, totals, begun.elapsed()));
+    }
+    println!("\n{:10} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
+    let mut sum = Totals::default();
+    for (step, totals, took) in rows {
+        println!(
+            "{step:10} {:>7} {:>7} {:>8.1}",
+            totals.passed,
+            totals.failed,
+            took.as_secs_f64()
+        );
+        sum.passed += totals.passed;
+        sum.failed += totals.failed;
+    }
+    println!("\n{} passed, {} failed", sum.passed, sum.failed);
+    Ok(sum.failed == 0)
+}
+
+fn run_step(step: &str) -> Result<Totals> {
+    match step {
+        "tidy" => Ok(found(&crate::tidy::run()?)),
+        "supply" => Ok(found(&crate::supply::run()?)),
+        "fmt" => whole("cargo", &["fmt", "--all", "--check"]),
+        "clippy" => {
+            let arguments = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ];
+            whole("cargo", &arguments)
+        }
+        "rust" => counted("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"]),
+        "install" => install(),
+        "php" => counted("php", &["clients/php/tests/fanfare_test.php"]),
+        "browser" => {
+            let mut files: Vec<String> = std::fs::read_dir("clients/browser")?
+                .filter_map(|entry| entry.ok()?.path().to_str().map(str::to_owned))
+                .filter(|path| path.ends_with(".test.mjs"))
+                .collect();
+            files.sort();
+            let mut arguments = vec!["--test", "--test-reporter=tap", "--test-concurrency=1"];
+            arguments.extend(files.iter().map(String::as_str));
+            counted("node", &arguments)
+        }
+        _ => bail!("no such step"),
+    }
+}
+
+fn found(lines: &[String]) -> Totals {
+    lines.iter().for_each(|line| println!("{line}"));
+    Totals {
+        passed: u64::from(lines.is_empty()),
+        failed: lines.len() as u64,
+    }
+}
+
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // Debug information of one shared build: the client tests run what `cargo test` has built.
+    let binary = std::env::current_dir()
+        .unwrap_or_default()
+        .join("target/debug/fanfare");
+    command.env(
+        "FANFARE_BIN",
+        std::env::var_os("CARGO_TARGET_DIR").map_or(binary, |dir| Path::new(&dir).join("debug/fanfare")),
+    );
+    command
+}
+
+/// A program that passes or fails as a whole.
+fn whole(program: &str, arguments: &[&str]) -> Result<Totals> {
+    let status = command(program, arguments)
+        .status()
+        .with_context(|| format!("cannot start {program}"))?;
+    Ok(Totals {
+        passed: u64::from(status.success()),
+        failed: u64::from(!status.success()),
+    })
+}
+
+/// A test runner: its lines are shown as they come, and its totals are read from them.
+fn counted(program: &str, arguments: &[&str]) -> Result<Totals> {
+    let mut child = command(program, arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    let mut totals = Totals::default();
+    let stdout = child.stdout.take().context("no output")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        if let Some(counted) = read_totals(&line) {
+            totals.passed += counted.passed;
+            totals.failed += counted.failed;
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && totals.failed == 0 {
+        totals.failed = 1;
+    }
+    if status.success() && totals.passed == 0 {
+        bail!("{program} passed without having run a test");
+    }
+    Ok(totals)
+}
+
+/// The totals in a line of cargo test, of node's test runner (TAP), or `name: N passed, N failed`.
+fn read_totals(line: &str) -> Option<Totals> {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    if let Some(count) = line.strip_prefix("# pass ") {
+        return Some(Totals {
+            passed: number(count)?,
+            failed: 0,
+        });
+    }
+    if let Some(count) = line.strip_prefix("# fail ") {
+        return Some(Totals {
+            passed: 0,
+            failed: number(count)?,
+        });
+    }
+    let rest = match line.strip_prefix("test result: ") {
+        Some(rest) => rest.split_once(". ")?.1.replace(';', ","),
+        None => line
+            .split_once(": ")
+            .filter(|(word, _)| !word.contains(' '))?
+            .1
+            .to_owned(),
+    };
+    let mut parts = rest.split(',');
+    let passed = number(parts.next()?.trim().strip_suffix(" passed")?)?;
+    let failed = number(parts.next()?.trim().strip_suffix(" failed")?)?;
+    Some(Totals { passed, failed })
+}
+
+/// Brings what the client tests need and the machine does not have.
+fn install() -> Result<Totals> {
+    let missing: Vec<&str> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| !is_there(program))
+        .flat_map(|(_, packages)| packages.iter().copied())
+        .collect();
+    if !missing.is_empty() {
+        println!("installing {}", missing.join(" "));
+        let update = Command::new("apt-get").args(["update", "-qq"]).status();
+        let update = update.with_context(|| format!("please install {}", missing.join(" ")))?;
+        if !update.success() {
+            bail!("apt-get update failed; please install {}", missing.join(" "));
+        }
+        let status = Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args([
+                "-o",
+                "DPkg::Lock::Timeout=300",
+                "install",
+                "-y",
+                "-qq",
+                "--no-install-recommends",
+            ])
+            .args(&missing)
+            .stdout(Stdio::null())
+            .status()?;
+        if !status.success() {
+            bail!("could not install {}", missing.join(" "));
+        }
+    }
+    let lock =
+        std::fs::read("clients/browser/package-lock.json").context("clients/browser has no lock file")?;
+    let stamp = Path::new("clients/browser/node_modules/.stamp");
+    if std::fs::read(stamp).ok().as_deref() != Some(&lock[..]) {
+        let arguments = [
+            "ci",
+            "--prefix",
+            "clients/browser",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+        ];
+        if whole("npm", &arguments)?.failed > 0 {
+            bail!("npm could not install the browser tests' packages");
+        }
+        std::fs::write(stamp, lock)?;
+    }
+    Ok(Totals { passed: 1, failed: 0 })
+}
+
+fn is_there(program: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
+    path.split(':').any(|folder| {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        // Debian's has its version in the name.
+        names.any(|name| name == program || (program == "php-fpm" && name.starts_with("php-fpm")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, expected: Option<(u64, u64)>) {
+        let expected = expected.map(|(passed, failed)| Totals { passed, failed });
+        assert_eq!(read_totals(line), expected, "{line}");
+    }
+
+    #[test]
+    fn totals_of_every_runner() {
+        check(
+            "test result: ok. 80 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out",
+            Some((80, 0)),
+        );
+        check("test result: FAILED. 3 passed; 1 failed; 0 ignored", Some((3, 1)));
+        check("# pass 7", Some((7, 0)));
+        check("# fail 2", Some((0, 2)));
+        check("php: 12 passed, 3 failed", Some((12, 3)));
+        check("some words: 12 passed, 3 failed", None);
+        check("ok 1 - something: nothing", None);
+        check("test a::b ... ok", None);
+        check("", None);
+    }
+}
