@@ -106,7 +106,7 @@ fn one(words: &mut &[&str], allowed: &[String]) -> bool {
         [licence, "WITH", exception, rest @ ..] => {
             *words = rest;
             let whole = format!("{licence} WITH {exception}");
-            allowed.iter().any(|known| *known == whole)
+            allowed.contains(&whole)
         }
         [licence, rest @ ..] => {
             *words = rest;

@@ -62,7 +62,7 @@ fn layers_from_weak_to_strong() {
         &[],
         |c| {
             c.limits.message_bytes_max = 100;
-            c.limits.head_time_max = Duration::from_secs(120);
+            c.limits.head_time_max = Duration::from_mins(2);
         },
     );
     check(

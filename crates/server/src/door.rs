@@ -83,7 +83,7 @@ impl Rules {
 /// What a request to listen gets.
 pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<Listen, Refusal> {
     if node.is_probe(asked.path) {
-        return Ok(node.probe_listen());
+        return Ok(Node::probe_listen());
     }
     let parsed = PlainRequest::parse(asked.path, asked.query, node.config.limits.subscriptions_max);
     let parsed = parsed

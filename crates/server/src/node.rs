@@ -205,7 +205,7 @@ impl Node {
     }
 
     /// What the probe's own session listens to, in an app of its own.
-    pub(crate) fn probe_listen(&self) -> Listen {
+    pub(crate) fn probe_listen() -> Listen {
         Listen {
             app: AppId::PROBE,
             channels: ChannelName::new("probe").into_iter().collect::<SmallVec<_>>(),
@@ -265,15 +265,14 @@ pub fn serve(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let probing = runtime.block_on(async {
-        let probe = tokio::spawn(crate::health::probe(Arc::clone(&node), address));
+    let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), address));
+    runtime.block_on(async {
         wait_until_ready(&node).await;
         // The one line that scripts wait for; everything else is a log line on standard error.
         println!("listening on http://{address}");
         tracing::info!(%address, shards = node.mailboxes.len(), engine = "memory", connections_max = node.connections_max, "fanfare is ready");
         let cause = stop_signal(&threads).await;
         tracing::info!(cause, "stopping: no new connections, open sessions are closed with 1012");
-        probe
     });
     node.draining.send_replace(true);
     drain.send_replace(Stage::Draining {
@@ -381,7 +380,7 @@ async fn drain_shard(shard: &Shard, until: Instant) {
     shard.stop_accepting();
     let mut left = shard.drain(0);
     let window = until.saturating_duration_since(Instant::now());
-    let wanted = Duration::from_secs_f64(left as f64 / DRAIN_PER_SECOND as f64).min(window);
+    let wanted = Duration::from_millis((left * 1_000 / DRAIN_PER_SECOND) as u64).min(window);
     let slices = (wanted.as_millis() / DRAIN_SLICE.as_millis()).max(1);
     let per_slice = left.div_ceil(usize::try_from(slices).unwrap_or(1)).max(1);
     while left > 0 {
@@ -453,7 +452,7 @@ fn socket(address: SocketAddr, share_port: bool) -> Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
+        .with_time(Duration::from_mins(1))
         .with_interval(Duration::from_secs(10));
     socket.set_tcp_keepalive(&keepalive)?;
     let options = SockRef::from(&socket);

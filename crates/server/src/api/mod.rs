@@ -35,7 +35,7 @@ use prefixed::Prefixed;
 
 /// Time for which an idle keep-alive connection stays open, and the most that a further request
 /// head may take.
-const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_IDLE: Duration = Duration::from_mins(1);
 
 thread_local! {
     static OPEN: Cell<usize> = const { Cell::new(0) };

@@ -121,12 +121,11 @@ impl AppOrder {
         let mut unheard = false;
         let publication = Publication::new(draft, |channel| {
             let known = channel.and_then(|name| self.channels.get_mut(name));
-            let previous = match known {
-                Some(channel) => channel.last.replace(offset),
-                None => {
-                    unheard = channel.is_some();
-                    floor
-                }
+            let previous = if let Some(channel) = known {
+                channel.last.replace(offset)
+            } else {
+                unheard = channel.is_some();
+                floor
             };
             Link {
                 epoch,

@@ -181,7 +181,7 @@ fn four_publishers_and_both_shards_see_one_order() {
             scope.spawn(|| {
                 (0..500).for_each(|_| {
                     publish(&engine, &["a"]).unwrap();
-                })
+                });
             });
         }
     });

@@ -176,7 +176,7 @@ impl Shard {
 
     /// The epoll set, for the runtime to watch.
     pub(crate) fn events(&self) -> std::io::Result<OwnedFd> {
-        Ok(self.state.borrow().epoll.as_fd().try_clone_to_owned()?)
+        self.state.borrow().epoll.as_fd().try_clone_to_owned()
     }
 
     /// Takes over a socket whose WebSocket handshake the HTTP server has answered. `early` are

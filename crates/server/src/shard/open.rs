@@ -321,7 +321,12 @@ impl State {
                     WireForm::WebSocketRaw | WireForm::WebSocketMeta => "websocket",
                     WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
                 };
-                let channels: Vec<&str> = open.channels.iter().take(8).map(|name| name.as_str()).collect();
+                let channels: Vec<&str> = open
+                    .channels
+                    .iter()
+                    .take(8)
+                    .map(fanfare_core::channel::ChannelName::as_str)
+                    .collect();
                 tracing::info!(session = %id, peer, form, channels = ?channels, "session opened");
             });
         }

@@ -51,9 +51,9 @@ impl Timers {
             let entries = std::mem::take(&mut self.slots[slot]);
             for entry in entries {
                 if entry.1 <= self.next {
-                    due.push(entry)
+                    due.push(entry);
                 } else {
-                    self.slots[slot].push(entry)
+                    self.slots[slot].push(entry);
                 }
             }
             self.next += 1;

@@ -163,9 +163,9 @@ impl State {
         };
         if !std::mem::replace(flag, true) {
             if queue {
-                self.urgent.push_back(key)
+                self.urgent.push_back(key);
             } else {
-                self.bulk.push_back(key)
+                self.bulk.push_back(key);
             }
         }
     }
@@ -177,9 +177,8 @@ impl State {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        let (events, _) = match epoll::wait(&self.epoll, &mut buffer, Some(&zero)) {
-            Ok(events) => events,
-            Err(_) => return false,
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut buffer, Some(&zero)) else {
+            return false;
         };
         let more = !events.is_empty();
         for event in events {

@@ -181,7 +181,7 @@ struct Head {
     opcode: Opcode,
     mask: [u8; 4],
     len: u64,
-    head_len: usize,
+    bytes: usize,
 }
 
 impl Decoder {
@@ -242,12 +242,12 @@ fn whole_frame(input: &mut &mut [u8], limits: &DecodeLimits) -> Result<Option<Ev
         *input = &mut [];
         return Err(ProtocolError::TooLarge);
     }
-    if !head.fin || input.len() - head.head_len < len {
+    if !head.fin || input.len() - head.bytes < len {
         return Ok(None);
     }
-    let (frame, rest) = std::mem::take(input).split_at_mut(head.head_len + len);
+    let (frame, rest) = std::mem::take(input).split_at_mut(head.bytes + len);
     *input = rest;
-    let payload = frame.get_mut(head.head_len..).unwrap_or_default();
+    let payload = frame.get_mut(head.bytes..).unwrap_or_default();
     unmask(payload, head.mask, 0);
     if kind == MessageKind::Text && simdutf8::basic::from_utf8(payload).is_err() {
         *input = &mut [];
@@ -313,7 +313,7 @@ impl Unfinished {
             len += 1;
         }
         let head = read_head(bytes.get(..len).unwrap_or_default())?;
-        let used = head.as_ref().map_or(len, |head| head.head_len);
+        let used = head.as_ref().map_or(len, |head| head.bytes);
         *input = std::mem::take(input).get_mut(used - kept..).unwrap_or_default();
         let Some(head) = head else {
             self.head = bytes;
@@ -426,7 +426,7 @@ fn read_head(input: &[u8]) -> Result<Option<Head>, ProtocolError> {
         opcode,
         mask,
         len,
-        head_len: len_end + 4,
+        bytes: len_end + 4,
     }))
 }
 
