@@ -1,5 +1,8 @@
 //! Rules of the tree that a look at the files can check. Each has its reason beside it.
 
+// The tree has one spelling of each ending.
+#![allow(clippy::case_sensitive_file_extension_comparisons)]
+
 use std::path::Path;
 use std::process::Command;
 

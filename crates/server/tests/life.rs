@@ -1,5 +1,7 @@
 //! Starting, refusing to start, readiness, figures, and going away.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::TcpListener;

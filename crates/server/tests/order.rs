@@ -4,6 +4,8 @@
 //! 1,000 subscribers, half of them over WebSocket and half over event streams, on both shards;
 //! 5,000 publications from four publishers at once.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::hash_map::DefaultHasher;

@@ -1,0 +1,88 @@
+// A real server, a real browser, and nothing that sleeps.
+//
+// The server's program is FANFARE_BIN, else the one that `cargo build` leaves behind.
+
+import { spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+export const repository = root;
+
+/** Starts a program and waits for the line on its standard output that `pattern` matches. */
+export async function start(program, args, env, pattern) {
+  const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  let errors = '';
+  child.stderr.on('data', (bytes) => { errors = (errors + bytes).slice(-4000); });
+  const ended = once(child, 'exit');
+  const found = new Promise((resolve, reject) => {
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const match = line.match(pattern);
+      if (match) resolve(match[1]);
+    });
+    ended.then(([code]) => reject(new Error(`${program} ended with ${code}: ${errors}`)));
+    child.on('error', reject);
+  });
+  const address = await found;
+  return {
+    address,
+    log: () => errors,
+    /** Ends it by its pid; resolves with the exit status. */
+    async stop() {
+      child.kill('SIGTERM');
+      const [code] = await ended;
+      return code;
+    },
+  };
+}
+
+/** Starts the server on a free port. */
+export function startFanfare(env = {}) {
+  const program = process.env.FANFARE_BIN ?? `${root}/target/debug/fanfare`;
+  return start(program, ['--listen', '127.0.0.1:0'], env, /^listening on http:\/\/(.*)$/);
+}
+
+/** Starts a browser in which ws://localhost:8080 is the server at `address`. */
+export function launchBrowser(address) {
+  return chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: [
+      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync',
+      ...(address ? [`--host-resolver-rules=MAP localhost:8080 ${address}`] : []),
+    ],
+  });
+}
+
+/** A page that remembers its console; `said(text)` resolves when that has been logged. */
+export async function openPage(browser, url) {
+  const page = await browser.newPage();
+  const lines = [];
+  const waiting = [];
+  page.on('console', (message) => {
+    lines.push(message.text());
+    for (const wait of waiting) wait();
+  });
+  page.on('pageerror', (error) => lines.push(`error: ${error.message}`));
+  page.lines = lines;
+  page.said = (text) => new Promise((resolve) => {
+    const look = () => { if (lines.includes(text)) resolve(); };
+    waiting.push(look);
+    look();
+  });
+  await page.goto(url);
+  return page;
+}
+
+/** A free port of this machine. */
+export async function freePort() {
+  const { createServer } = await import('node:net');
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
+}

@@ -1,0 +1,78 @@
+// The try-it page, as a newcomer uses it.
+
+import test from 'node:test';
+import assert from 'node:assert/strict';
+import { launchBrowser, openPage, startFanfare } from './harness.mjs';
+
+const at = (page, id) => page.getByTestId(id);
+
+async function listen(page, channel, transport) {
+  await at(page, 'listen-channel').fill(channel);
+  await at(page, 'listen-transport').selectOption(transport);
+  await at(page, 'listen-add').click();
+  await page.waitForSelector(`[data-testid=listen-list] :text("${channel}")`);
+}
+
+for (const transport of ['websocket', 'sse']) {
+  test(`listen by ${transport} and speak by POST`, async (t) => {
+    const fanfare = await startFanfare();
+    t.after(() => fanfare.stop());
+    const browser = await launchBrowser();
+    t.after(() => browser.close());
+    const page = await openPage(browser, `http://${fanfare.address}/`);
+    await listen(page, 'orders', transport);
+    await page.waitForSelector('[data-testid=state][data-state=open]');
+    await at(page, 'speak-channel').fill('orders');
+    await at(page, 'speak-event').fill('paid');
+    await at(page, 'speak-message').fill('<img src=x onerror=alert(1)>');
+    await at(page, 'speak-send').click();
+    const entry = page.locator('[data-testid=log-entry][data-channel=orders]');
+    await entry.waitFor();
+    assert.equal(await entry.getAttribute('data-text'), '<img src=x onerror=alert(1)>');
+    assert.equal(await entry.locator('img').count(), 0);
+    // Said from elsewhere.
+    await fetch(`http://${fanfare.address}/ch/orders`, { method: 'POST', body: 'from elsewhere' });
+    await page.locator('[data-testid=log-entry][data-text="from elsewhere"]').waitFor();
+    assert.match(await at(page, 'snippet-curl').innerText(), /curl .*\/ch\/orders/s);
+    const problems = page.lines.filter((line) => /error|Content Security Policy/i.test(line));
+    assert.deepEqual(problems, []);
+  });
+}
+
+test('fanfare.js falls back to an event stream, comes back, and stops at a final code', async (t) => {
+  let fanfare = await startFanfare();
+  const browser = await launchBrowser();
+  t.after(() => browser.close());
+  const page = await openPage(browser, `http://${fanfare.address}/`);
+  const heard = await page.evaluate(async (address) => {
+    const next = (source, name) => new Promise((resolve) => { source[name] = resolve; });
+    // A WebSocket that never opens, as behind a proxy that does not know it.
+    const real = window.WebSocket;
+    window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006, reason: '' }), 0); } close() {} addEventListener(name, f) { this[`on${name}`] = f; } };
+    const fallback = new Fanfare('/ch/a', { retryMin: 10 });
+    await next(fallback, 'onopen');
+    window.WebSocket = real;
+    const message = next(fallback, 'onmessage');
+    await fetch('/ch/a', { method: 'POST', body: 'by stream' });
+    const data = (await message).data;
+    fallback.close();
+    const refused = new Fanfare('/nowhere', { retryMin: 10 });
+    const end = await next(refused, 'onclose');
+    return [data, end.code, end.final];
+  }, fanfare.address);
+  assert.deepEqual(heard, ['by stream', 4404, true]);
+  await page.evaluate(() => {
+    window.live = new Fanfare('/ch/a', { retryMin: 10, retryMax: 100 });
+    window.opened = 0;
+    live.onopen = () => { window.opened += 1; };
+  });
+  await page.waitForFunction(() => window.opened === 1);
+  const { address } = fanfare;
+  assert.equal(await fanfare.stop(), 0);
+  fanfare = await (await import('./harness.mjs')).start(
+    process.env.FANFARE_BIN ?? `${(await import('./harness.mjs')).repository}/target/debug/fanfare`,
+    ['--listen', address], {}, /^listening on http:\/\/(.*)$/,
+  );
+  t.after(() => fanfare.stop());
+  await page.waitForFunction(() => window.opened === 2);
+});
