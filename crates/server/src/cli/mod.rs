@@ -11,6 +11,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, EXIT_CONFIG, LogFormat, Sources};
 
+mod bench;
 mod listen;
 mod publish;
 
@@ -40,6 +41,8 @@ enum Command {
     Publish(publish::Args),
     /// Hear what is said on channels.
     Listen(listen::Args),
+    /// Measure a running server: many listeners, some publishers.
+    Bench(bench::Args),
     /// Print all settings with their defaults, or check a file.
     Config(ConfigArgs),
     /// Print a completion script for a shell.
@@ -100,6 +103,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Config(args)) => return print_or_check(&args),
         Some(Command::Publish(args)) => publish::run(args),
         Some(Command::Listen(args)) => listen::run(args),
+        Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(shell, &mut Cli::command(), "fanfare", &mut std::io::stdout());
             Ok(())
