@@ -348,9 +348,12 @@ fanfare(${phpQuoted(name)}, ${phpQuoted(message)});`,
     };
   }
 
+  const SHELL_STRINGS = /('[^']*'(?:\\''[^']*')*|"[^"]*")/;
+  const CODE_STRINGS = /('(?:\\[^]|[^'\\])*'|"(?:\\[^]|[^"\\])*"|\/\/ .*)/;
+
   /** Strings and comments in colour. The text stays what it is. */
-  function coloured(text) {
-    return text.split(/('(?:\\[^]|[^'\\])*'|"(?:\\[^]|[^"\\])*"|\/\/ .*)/).map((part, index) =>
+  function coloured(text, strings) {
+    return text.split(strings).map((part, index) =>
       index % 2 ? element("span", { className: part.startsWith("//") ? "comment" : "string", textContent: part }) : part);
   }
 
@@ -361,7 +364,7 @@ fanfare(${phpQuoted(name)}, ${phpQuoted(message)});`,
     const lines = snippets(name, wellFormed($("speak-event").value.trim()), wellFormed($("speak-message").value), $("speak-key-box").open);
     for (const [which, text] of Object.entries(lines)) {
       const code = document.querySelector(`[data-testid="snippet-${which}"]`);
-      if (code.textContent !== text) code.replaceChildren(...coloured(text));
+      if (code.textContent !== text) code.replaceChildren(...coloured(text, which.startsWith("curl") ? SHELL_STRINGS : CODE_STRINGS));
     }
     $("speak-event").disabled = asClient; // a frame carries no event name
     $("via-note").textContent = !asClient ? "Allowed on every channel. Everyone who listens hears it, this page too."

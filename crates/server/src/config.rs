@@ -523,13 +523,48 @@ fn fresh_key() -> String {
 }
 
 /// All settings with their defaults, ready to be saved and changed.
+///
+/// The comments are those of the reference page, so there is one text for both; a test holds that
+/// every setting has its line there.
 pub fn defaults_as_toml() -> String {
+    let mut out = String::from(
+        "# All settings of Fanfare with their defaults.\n\
+         # Environment: FANFARE_ and the key in capitals, for example FANFARE_LIMITS_MESSAGE_BYTES_MAX.\n",
+    );
     let body = toml::to_string(&Config::default()).unwrap_or_default();
-    format!(
-        "# All settings of Fanfare with their defaults; docs/configuration.md explains each.\n\
-         # Environment: FANFARE_ and the key in capitals, for example FANFARE_LIMITS_MESSAGE_BYTES_MAX.\n\
-         # key = \"…\"  (or FANFARE_KEY)\n\n{body}"
-    )
+    let mut section = String::new();
+    for optional in OPTIONAL.iter().filter(|key| !key.contains('.')) {
+        let _ = write!(out, "\n{}# {optional} =\n", comment(optional));
+    }
+    for line in body.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = format!("{name}.");
+        } else if let Some((key, _)) = line.split_once(" = ") {
+            out.push('\n');
+            out.push_str(&comment(&format!("{section}{key}")));
+        }
+        out.push_str(line);
+        out.push('\n');
+        let optional = OPTIONAL.iter().filter_map(|key| key.split_once('.'));
+        for (_, key) in optional.filter(|(name, _)| line == format!("[{name}]")) {
+            let _ = write!(out, "\n{}# {key} =\n", comment(&format!("{section}{key}")));
+        }
+    }
+    out
+}
+
+/// What the reference page says of a setting, as a comment.
+fn comment(key: &str) -> String {
+    described(key).map_or(String::new(), |text| format!("# {text}\n"))
+}
+
+/// The last column of a setting's row in the reference page. Limits stand there without their
+/// section's name.
+fn described(key: &str) -> Option<&'static str> {
+    const PAGE: &str = include_str!("../../../docs/configuration.md");
+    let cell = format!("| `{}` |", key.strip_prefix("limits.").unwrap_or(key));
+    let row = PAGE.lines().find(|line| line.starts_with(&cell))?;
+    row.trim_end_matches(" |").rsplit(" | ").next()
 }
 
 #[cfg(test)]

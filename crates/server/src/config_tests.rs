@@ -185,6 +185,16 @@ fn weak_keys_are_a_warning_on_loopback() {
 }
 
 #[test]
+fn every_setting_is_in_the_reference_page() {
+    for key in keys() {
+        assert!(
+            described(&key).is_some_and(|text| text.len() > 2),
+            "docs/configuration.md has no row for {key}"
+        );
+    }
+}
+
+#[test]
 fn printed_defaults_are_the_defaults() {
     let (config, _) = load(&sources(&defaults_as_toml(), &[], &[])).unwrap();
     assert_eq!(config, Config::default());

@@ -99,9 +99,12 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
         channels: channels.into(),
         form: parsed.form(websocket),
         echo: parsed.echo,
-        since: parsed
-            .since
-            .or_else(|| asked.last_event_id.filter(|id| !id.is_empty()).map(Since::parse)),
+        // A browser comes back to the URL it was given, with what it has seen since in the field.
+        since: asked
+            .last_event_id
+            .filter(|id| !id.is_empty())
+            .map(Since::parse)
+            .or(parsed.since),
         may_speak: websocket
             && channels
                 .iter()

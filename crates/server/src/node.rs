@@ -174,6 +174,15 @@ impl Node {
         }
     }
 
+    /// Whether a request that is no stream has a place. Some are kept back for these, so that a
+    /// house full of listeners can still be published to and asked how it is.
+    pub(crate) fn room_for_request(&self) -> Result<(), Refusal> {
+        if self.connections() > self.connections_max.saturating_add(DESCRIPTORS_KEPT / 2) {
+            return Err(Refusal::Full);
+        }
+        Ok(())
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }

@@ -78,6 +78,11 @@ async fn a_listener_that_comes_back_is_told_of_a_gap_and_only_then() {
         .await;
     let gap = late.event().await;
     assert!(gap.contains("event: gap\ndata: {\"channel\":\"a\"}"), "{gap}");
+    // A browser comes back to the same URL: what it says it has seen counts more than the URL.
+    let both = server
+        .stream(&format!("/ch/a?since={seen}"), "Last-Event-ID: elsewhere\r\n")
+        .await;
+    assert!({ both }.event().await.contains("event: gap"));
     let mut foreign = server.stream("/ch/a?since=another-server", "").await;
     assert!(foreign.event().await.contains("event: gap"));
 }

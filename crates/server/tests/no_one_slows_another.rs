@@ -40,6 +40,43 @@ async fn a_stalled_reader_is_closed_with_4408_and_nobody_else_notices() {
     assert!(server.is_alive());
 }
 
+#[tokio::test]
+async fn a_stalled_event_stream_just_ends() {
+    let server = Server::start(&[("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "200000")]);
+    let mut stalled = server.stream("/ch/a", "").await;
+    let slow = "fanfare_disconnects_total{reason=\"slow_consumer\"}";
+    let message = vec![b'x'; 60_000];
+    let mut published = 0;
+    while server.metric(slow).await == 0 {
+        assert_eq!(server.post("/ch/a", &message).await.0, 200);
+        published += 1;
+        assert!(published < 2_000, "a reader that does not read is never ended");
+    }
+    while stalled.more().await {}
+    let whole = stalled.got.windows(2).filter(|pair| pair == b"\n\n").count();
+    assert!(
+        whole < published && stalled.got.ends_with(b"x\n\n"),
+        "{whole} of {published}"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_is_closed_after_the_stall_time_though_its_outbox_is_not_full() {
+    let server = Server::start(&[
+        ("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "50000000"),
+        ("FANFARE_LIMITS_OUTBOX_STALL_MAX", "1s"),
+    ]);
+    let stalled = server.websocket("/ch/a").await;
+    let message = vec![b'x'; 60_000];
+    for _ in 0..200 {
+        assert_eq!(server.post("/ch/a", &message).await.0, 200);
+    }
+    server
+        .wait_for_metric("fanfare_disconnects_total{reason=\"stalled\"}", 1)
+        .await;
+    drop(stalled);
+}
+
 /// Bytes that are no HTTP, almost HTTP, or HTTP that must not be believed: the answer's status, or
 /// 0 for an end without one.
 #[tokio::test]

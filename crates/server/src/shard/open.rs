@@ -379,7 +379,14 @@ fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
     let upgrade = http1::websocket_upgrade(head);
     let asked = asked(head);
     if upgrade == Upgrade::No && !(head.method == "GET" && asked.wants_stream()) {
-        return Route::Http;
+        return match node.room_for_request() {
+            Ok(()) => Route::Http,
+            Err(refusal) => Route::Refused {
+                refusal,
+                origin: None,
+                field: None,
+            },
+        };
     }
     let origin = match node.rules.gate(&asked) {
         Ok(origin) => origin.map(str::to_owned),

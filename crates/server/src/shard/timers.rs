@@ -37,10 +37,12 @@ impl Timers {
         }
     }
 
-    /// Asks for a look at `key` at `tick`, or at the next tick if that has passed.
-    pub(crate) fn arm(&mut self, key: Key, tick: u64) {
+    /// Asks for a look at `key` at `tick`, or at the next tick if that has passed. Returns which it
+    /// will be: the entry carries that one.
+    pub(crate) fn arm(&mut self, key: Key, tick: u64) -> u64 {
         let tick = tick.max(self.next);
         self.slots[slot_of(tick)].push((key, tick));
+        tick
     }
 
     /// Calls `due` for each entry whose tick has come.
@@ -77,7 +79,11 @@ mod tests {
         timers.arm(key(1), tick_of(at(1_001)));
         timers.arm(key(2), tick_of(at(2_000)));
         timers.arm(key(3), tick_of(at(2_000)) + SLOTS as u64);
-        timers.arm(key(4), 0);
+        assert_eq!(
+            timers.arm(key(4), 0),
+            4,
+            "a tick that has passed is looked at with the next"
+        );
         let mut seen = Vec::new();
         for ms in (1_000..2_000_000).step_by(250) {
             let mut due = Vec::new();

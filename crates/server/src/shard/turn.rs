@@ -477,8 +477,10 @@ impl State {
         let tick = tick_of(at);
         let Some(connection) = self.get(key) else { return };
         if tick < connection.armed {
-            connection.armed = tick;
-            self.timers.arm(key, tick);
+            let tick = self.timers.arm(key, tick);
+            if let Some(connection) = self.get(key) {
+                connection.armed = tick;
+            }
         }
     }
 
