@@ -367,7 +367,7 @@ fanfare(${phpQuoted(name)}, ${phpQuoted(message)});`,
       if (code.textContent !== text) code.replaceChildren(...coloured(text, which.startsWith("curl") ? SHELL_STRINGS : CODE_STRINGS));
     }
     $("speak-event").disabled = asClient; // a frame carries no event name
-    $("via-note").textContent = !asClient ? "Allowed on every channel. Everyone who listens hears it, this page too."
+    $("via-note").textContent = !asClient ? "Allowed on every channel. This page hears it too."
       : isOpenToTalk(name) ? "This channel is open to talk. You will not hear yourself: look at your second window."
         : "Clients may only listen here; main and talk/… are open to talk. The server will say so and close.";
   }

@@ -253,7 +253,7 @@ fn open_files_max() -> usize {
 /// Runs a node until it is told to stop. Blocks.
 pub fn serve(config: Config) -> Result<()> {
     let node = Node::new(config)?;
-    let (listeners, address) = bind_all(node.config.listen, node.mailboxes.len())?;
+    let (listeners, address) = bind_all(node.config.listen, node.mailboxes.len(), "listen")?;
     let admin = match node.config.admin_address(address) {
         Some(address) if !node.admin_inside || node.config.admin_is_separate() => Some(bind_admin(address)?),
         _ => None,
@@ -403,15 +403,15 @@ async fn drain_shard(shard: &Shard, until: Instant) {
 }
 
 /// One listening socket per shard on the same address. The kernel spreads connections over them.
-fn bind_all(address: SocketAddr, count: usize) -> Result<(Vec<TcpListener>, SocketAddr)> {
+fn bind_all(address: SocketAddr, count: usize, setting: &str) -> Result<(Vec<TcpListener>, SocketAddr)> {
     // Sockets that share a port would also share it with another fanfare of the same user, which
     // is never meant: a first socket that does not share finds out.
     if address.port() != 0 {
         let probe = socket(address, false)?;
-        bind(&probe, address)?;
+        bind(&probe, address, setting)?;
     }
     let first = socket(address, true)?;
-    bind(&first, address)?;
+    bind(&first, address, setting)?;
     let address = first
         .local_addr()?
         .as_socket()
@@ -419,7 +419,7 @@ fn bind_all(address: SocketAddr, count: usize) -> Result<(Vec<TcpListener>, Sock
     let mut sockets = vec![first];
     for _ in 1..count {
         let socket = socket(address, true)?;
-        bind(&socket, address)?;
+        bind(&socket, address, setting)?;
         sockets.push(socket);
     }
     for socket in &sockets {
@@ -431,22 +431,23 @@ fn bind_all(address: SocketAddr, count: usize) -> Result<(Vec<TcpListener>, Sock
 }
 
 fn bind_admin(address: SocketAddr) -> Result<TcpListener> {
-    let (mut listeners, address) = bind_all(address, 1)?;
+    let (mut listeners, address) = bind_all(address, 1, "admin_listen")?;
     tracing::info!(%address, "health, readiness and metrics are served here");
     listeners.pop().context("no listener")
 }
 
-fn bind(socket: &Socket, address: SocketAddr) -> Result<()> {
+fn bind(socket: &Socket, address: SocketAddr, setting: &str) -> Result<()> {
     socket.bind(&address.into()).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "{address} is in use by another program; stop it, or choose another port with --listen {}:PORT",
+            "{setting}: {address} is in use by another program; stop it, or choose another port with --{} {}:PORT",
+            setting.replace('_', "-"),
             address.ip()
         ),
         std::io::ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("no right to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE")
+            anyhow::anyhow!("{setting}: no right to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE")
         }
         std::io::ErrorKind::AddrNotAvailable => {
-            anyhow::anyhow!("{address} is not an address of this machine")
+            anyhow::anyhow!("{setting}: {address} is not an address of this machine")
         }
         _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
     })

@@ -69,6 +69,52 @@ async fn two_servers_do_not_share_a_port() {
     check_refused(&[], &["--listen", &server.address], 1, &["in use"]);
 }
 
+#[test]
+fn the_admin_port_has_its_own_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let settings = [
+        ("FANFARE_LISTEN", "127.0.0.1:0"),
+        ("FANFARE_ADMIN_LISTEN", &address),
+    ];
+    check_refused(
+        &settings,
+        &[],
+        1,
+        &["admin_listen", &address, "in use", "--admin-listen"],
+    );
+}
+
+#[tokio::test]
+async fn a_listener_on_the_command_line_comes_back() {
+    let server = Server::start(&[]);
+    let address = server.address.clone();
+    let listener = command()
+        .args([
+            "listen",
+            "a",
+            "--count",
+            "2",
+            "--server",
+            &format!("http://{address}"),
+        ])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let open = "fanfare_sessions{transport=\"websocket\"}";
+    server.wait_for_metric(open, 1).await;
+    server.post("/ch/a", b"before").await;
+    server.terminate();
+    assert_eq!(server.wait().0.code(), Some(0));
+    let again = Server::start(&[("FANFARE_LISTEN", &address)]);
+    again.wait_for_metric(open, 1).await;
+    again.post("/ch/a", b"after").await;
+    let output = listener.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a before\na after\n");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the connection ended"));
+}
+
 #[tokio::test]
 async fn sigterm_closes_sessions_and_exits_with_0() {
     let server = Server::start(&[]);

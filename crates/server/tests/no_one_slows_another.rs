@@ -146,6 +146,22 @@ async fn the_process_survives_hostile_bytes_with_no_thread_lost() {
 }
 
 #[tokio::test]
+async fn unfinished_heads_do_not_fill_the_house() {
+    let server = Server::start(&[("FANFARE_LIMITS_HANDSHAKES_MAX", "2"), ("FANFARE_SHARDS", "1")]);
+    let (mut first, mut second) = (server.connect().await, server.connect().await);
+    first.send(b"GET / HT").await;
+    second.send(b"GET / HT").await;
+    // Connections that say all at once come and go without pushing anybody out ...
+    for _ in 0..20 {
+        assert_eq!(server.request("GET", "/health", "", b"").await.0, 200);
+    }
+    // ... but the last of these is one too many, until its head is complete: the oldest goes.
+    assert!(!first.more().await);
+    let mut listener = server.websocket("/").await;
+    listener.say("x").await;
+}
+
+#[tokio::test]
 async fn a_request_head_must_come_in_time() {
     let server = Server::start(&[("FANFARE_LIMITS_HEAD_TIME_MAX", "1s")]);
     let mut peer = server.connect().await;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use fanfare_core::app::AppId;
-use fanfare_core::disconnect::Disconnect;
+use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::Flushed;
 use fanfare_core::publication::{DataKind, Draft};
@@ -245,6 +245,7 @@ impl State {
     fn accepted(&mut self, shard: &Rc<Shard>, socket: TcpStream, now: Moment) {
         shard.node.metrics.shards[shard.index].accepted.add(1);
         shard.node.connection_opened();
+        self.forget_finished_heads();
         if self.heads_open >= shard.node.handshakes_max {
             self.close_oldest_head(shard);
         }
@@ -281,18 +282,23 @@ impl State {
         epoll::add(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), flags).is_ok()
     }
 
-    fn close_oldest_head(&mut self, shard: &Shard) {
-        while let Some(key) = self.heads.pop_front() {
+    /// The list of unfinished heads must not grow with every connection that there ever was.
+    fn forget_finished_heads(&mut self) {
+        while let Some(&key) = self.heads.front() {
             if self
                 .get(key)
                 .is_some_and(|connection| matches!(connection.stage, Stage::Head { .. }))
             {
-                return self.end(
-                    shard,
-                    key,
-                    Disconnect::Refused(fanfare_core::disconnect::Refusal::Full),
-                );
+                return;
             }
+            self.heads.pop_front();
+        }
+    }
+
+    fn close_oldest_head(&mut self, shard: &Shard) {
+        self.forget_finished_heads();
+        if let Some(key) = self.heads.pop_front() {
+            self.end(shard, key, Disconnect::Refused(Refusal::Full));
         }
     }
 
@@ -361,13 +367,7 @@ impl State {
         }
     }
 
-    fn speak(
-        &mut self,
-        shard: &Shard,
-        key: Key,
-        kind: DataKind,
-        data: bytes::Bytes,
-    ) -> Result<(), fanfare_core::disconnect::Refusal> {
+    fn speak(&mut self, shard: &Shard, key: Key, kind: DataKind, data: bytes::Bytes) -> Result<(), Refusal> {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
             return Ok(());
         };
