@@ -99,7 +99,7 @@
       const reason = closed.reason ? `${closed.reason} (${closed.code})` : "";
       if (closed.final) row.wanted = false;
       show(row, closed.final ? "refused" : "connecting", reason || (closed.final ? `closed (${closed.code})` : ""));
-      if (reason && performance.now() - row.spokeAt < 3000) result("error", closed.reason, ` The server closed the connection (${closed.code}).`);
+      if (reason && performance.now() - row.spokeAt < 3000) result("error", `${closed.reason}.`, ` The server closed the connection (${closed.code}).`);
     };
   }
 
