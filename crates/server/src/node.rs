@@ -274,21 +274,24 @@ pub fn serve(config: Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
+    let mut signals = runtime
+        .block_on(async { Signals::catch() })
+        .context("cannot catch signals")?;
     let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), address));
     runtime.block_on(async {
         wait_until_ready(&node).await;
         // The one line that scripts wait for; everything else is a log line on standard error.
         println!("listening on http://{address}");
         tracing::info!(%address, shards = node.mailboxes.len(), engine = "memory", connections_max = node.connections_max, "fanfare is ready");
-        let cause = stop_signal(&threads).await;
+        let cause = stop_signal(&mut signals, &threads).await;
         tracing::info!(cause, "stopping: no new connections, open sessions are closed with 1012");
     });
     node.draining.send_replace(true);
     drain.send_replace(Stage::Draining {
         until: Instant::now() + node.config.sessions.drain,
     });
-    runtime.spawn(async {
-        stop_signal(&[]).await;
+    runtime.spawn(async move {
+        stop_signal(&mut signals, &[]).await;
         tracing::warn!("second signal: stopping at once");
         std::process::exit(130);
     });
@@ -328,14 +331,25 @@ async fn wait_until_ready(node: &Node) {
     tracing::warn!("the readiness probe has not come back yet");
 }
 
-/// Waits for SIGINT, SIGTERM, or a shard that ended by itself.
-async fn stop_signal(threads: &[std::thread::JoinHandle<Result<()>>]) -> &'static str {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
+/// SIGTERM and SIGINT. Caught from the moment this exists, so it is made before the server says
+/// that it is ready: a signal that came earlier would end the process as it stands.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+/// Waits for a signal, or for a shard that ended by itself.
+async fn stop_signal(signals: &mut Signals, threads: &[std::thread::JoinHandle<Result<()>>]) -> &'static str {
     let shard_ended = async {
         loop {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -346,8 +360,8 @@ async fn stop_signal(threads: &[std::thread::JoinHandle<Result<()>>]) -> &'stati
         }
     };
     tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+        _ = signals.terminate.recv() => "SIGTERM",
+        _ = signals.interrupt.recv() => "SIGINT",
         () = shard_ended => "a shard ended",
     }
 }

@@ -80,6 +80,8 @@ impl Shard {
     /// Ends some sessions because the node goes away: at most `count`. Says how many are left.
     pub(crate) fn drain(&self, count: usize) -> usize {
         let mut state = self.state.borrow_mut();
+        // What was accepted before is still heard by those who must go.
+        while state.deliver(self) {}
         let open: Vec<Key> = state
             .connections
             .iter()
