@@ -8,6 +8,7 @@
 //! Secrets come from the file or the environment, never from a flag: flags are visible to every
 //! user of the machine.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -551,6 +552,57 @@ pub fn defaults_as_toml() -> String {
         }
     }
     out
+}
+
+/// The settings of a configuration, with the source of each that is not a default. The key does
+/// not show.
+pub fn shown(config: &Config, sources: &Sources) -> String {
+    let origins = origins(sources);
+    let body = toml::to_string(config).unwrap_or_default();
+    let mut section = String::new();
+    let mut out = String::new();
+    for line in body.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = format!("{name}.");
+        }
+        out.push_str(line);
+        let key = line.split_once(" = ").map(|(key, _)| format!("{section}{key}"));
+        if let Some(origin) = key.and_then(|key| origins.get(&key)) {
+            let _ = write!(out, "  # {origin}");
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// Where the settings of a configuration come from, by key; the strongest layer counts.
+fn origins(sources: &Sources) -> BTreeMap<String, String> {
+    let mut origins = BTreeMap::new();
+    if let Some((name, text)) = &sources.file {
+        for (key, value) in text.parse::<toml::Table>().unwrap_or_default() {
+            if let toml::Value::Table(inner) = value {
+                let keys = inner.keys().map(|inner| format!("{key}.{inner}"));
+                origins.extend(keys.map(|key| (key, name.clone())));
+            } else {
+                origins.insert(key, name.clone());
+            }
+        }
+    }
+    for key in keys() {
+        let names = [variable(&key), "FANFARE_LOG".to_owned()];
+        let names = names
+            .get(..1 + usize::from(key == "log.level"))
+            .unwrap_or_default();
+        let set = |(name, _): &&(String, String)| names.contains(name);
+        if let Some((name, _)) = sources.environment.iter().rev().find(set) {
+            origins.insert(key, name.clone());
+        }
+    }
+    for (key, _) in &sources.flags {
+        let flag = format!("--{}", key.replace(['.', '_'], "-"));
+        origins.insert((*key).to_owned(), flag);
+    }
+    origins
 }
 
 /// What the reference page says of a setting, as a comment.

@@ -199,3 +199,28 @@ fn printed_defaults_are_the_defaults() {
     let (config, _) = load(&sources(&defaults_as_toml(), &[], &[])).unwrap();
     assert_eq!(config, Config::default());
 }
+
+#[test]
+fn a_shown_setting_names_its_source() {
+    let sources = sources(
+        "key = \"canary-canary-canary-canary-canary\"\nshards = 2\n[limits]\nmessage_bytes_max = 100",
+        &[("FANFARE_SHARDS", "3"), ("FANFARE_LOG", "debug")],
+        &[("log.format", "json")],
+    );
+    let (config, _) = load(&sources).unwrap();
+    let shown = shown(&config, &sources);
+    for line in [
+        "key = \"***\"  # fanfare.toml",
+        "shards = 3  # FANFARE_SHARDS",
+        "level = \"debug\"  # FANFARE_LOG",
+        "format = \"json\"  # --log-format",
+        "message_bytes_max = 100  # fanfare.toml",
+        "engine = \"memory\"",
+    ] {
+        assert!(
+            shown.lines().any(|shown| shown == line),
+            "no {line:?} in\n{shown}"
+        );
+    }
+    assert!(!shown.contains("canary"), "{shown}");
+}

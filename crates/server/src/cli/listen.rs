@@ -1,7 +1,7 @@
 //! `fanfare listen`: prints what is said on channels, and comes back when the connection is lost.
 
-use std::io::Write as _;
-use std::time::Duration;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -22,7 +22,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     /// End after this many messages.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     #[command(flatten)]
     server: ServerArgs,
@@ -136,14 +136,44 @@ fn print(args: &Args, text: &str) -> std::io::Result<()> {
                 || format!("(base64) {}", field("base64").unwrap_or_default()),
                 str::to_owned,
             );
+            let channel = field("channel").unwrap_or_default();
             // A message must not be able to move the cursor or set the terminal's title.
-            let data: String = data
+            let line: String = format!("{channel}{event} {data}")
                 .chars()
                 .map(|c| if c.is_control() { '\u{fffd}' } else { c })
                 .collect();
-            writeln!(out, "{}{event} {data}", field("channel").unwrap_or_default())?;
+            if out.is_terminal() {
+                write!(out, "{} ", time_of_day(SystemTime::now()))?;
+            }
+            writeln!(out, "{line}")?;
         }
         _ => writeln!(out, "{text}")?,
     }
     out.flush()
+}
+
+/// Hours, minutes and seconds, UTC. Only people at a terminal see it: who pipes wants `--json`.
+fn time_of_day(now: SystemTime) -> String {
+    let seconds = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (minutes, seconds) = (seconds / 60, seconds % 60);
+    format!("{:02}:{:02}:{seconds:02}", minutes / 60 % 24, minutes % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_has_24_hours() {
+        for (seconds, expected) in [
+            (0, "00:00:00"),
+            (86_399, "23:59:59"),
+            (86_400 + 3_661, "01:01:01"),
+        ] {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(time_of_day(now), expected);
+        }
+    }
 }

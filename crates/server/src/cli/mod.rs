@@ -4,9 +4,11 @@
 //! 78 a configuration that cannot be used.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, EXIT_CONFIG, LogFormat, Sources};
@@ -79,9 +81,17 @@ struct ServeArgs {
 
 #[derive(clap::Args, Debug)]
 struct ConfigArgs {
-    /// Check this file (with the environment) instead, and say what is wrong.
+    /// Check a file (FANFARE_CONFIG if none is named) and the environment, and say what is wrong.
+    // The outer one is the flag, the inner one its file.
     #[arg(long, value_name = "FILE")]
-    check: Option<PathBuf>,
+    #[allow(clippy::option_option)]
+    check: Option<Option<PathBuf>>,
+    /// Print the settings that a server would start with here, and where each comes from.
+    #[arg(long, conflicts_with = "check")]
+    show: bool,
+    /// Configuration file in TOML, for --show [env: FANFARE_CONFIG]
+    #[arg(long, value_name = "FILE", requires = "show")]
+    config: Option<PathBuf>,
 }
 
 /// Runs the command that the process was started with.
@@ -105,8 +115,9 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Listen(args)) => listen::run(args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "fanfare", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fanfare", &mut script);
+            print(&String::from_utf8_lossy(&script))
         }
     };
     match result {
@@ -175,21 +186,45 @@ fn read_sources(path: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Re
 }
 
 fn print_or_check(args: &ConfigArgs) -> ExitCode {
-    let Some(path) = &args.check else {
-        print!("{}", config::defaults_as_toml());
-        return ExitCode::SUCCESS;
+    let named = args.check.as_ref().and_then(Option::as_ref);
+    let path = named
+        .or(args.config.as_ref())
+        .cloned()
+        .or_else(|| std::env::var_os("FANFARE_CONFIG").map(PathBuf::from));
+    let text = if args.check.is_none() && !args.show {
+        Ok((config::defaults_as_toml(), Vec::new()))
+    } else {
+        read_sources(path, Vec::new()).and_then(|sources| {
+            let (config, warnings) = config::load(&sources).map_err(|error| error.to_string())?;
+            let text = if args.show {
+                config::shown(&config, &sources)
+            } else {
+                "ok\n".to_owned()
+            };
+            Ok((text, warnings))
+        })
     };
-    let loaded = read_sources(Some(path.clone()), Vec::new())
-        .and_then(|sources| config::load(&sources).map_err(|e| e.to_string()));
-    match loaded {
-        Ok((_, warnings)) => {
-            warnings
-                .iter()
-                .for_each(|warning| eprintln!("warning: {warning}"));
-            println!("ok");
-            ExitCode::SUCCESS
+    let (text, warnings) = match text {
+        Ok(text) => text,
+        Err(message) => return fail(&message, EXIT_CONFIG),
+    };
+    warnings
+        .iter()
+        .for_each(|warning| eprintln!("warning: {warning}"));
+    match print(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}"), 1),
+    }
+}
+
+/// Prints to standard output. That its reader has gone, as `head` does, is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
         }
-        Err(message) => fail(&message, EXIT_CONFIG),
+        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,10 @@
 //! `fanfare publish`: says one message, or each line of standard input.
+//!
+//! A server that is busy (503) has not taken the line, so it is said again. A connection that
+//! breaks before the answer leaves that open; saying it again might double it, so that ends the
+//! command with the number of the line.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -8,6 +14,20 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::ServerArgs;
+
+/// How often a line is said again when the server is busy.
+const RETRIES: u32 = 8;
+
+/// Waiting time when a busy server does not name one, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// What the server answered.
+enum Answer {
+    /// Its receipt.
+    Accepted(String),
+    /// Not now, and why.
+    Busy(Duration, String),
+}
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -38,24 +58,38 @@ pub(super) fn run(args: Args) -> Result<()> {
 async fn publish(args: Args) -> Result<()> {
     let mut sender = connect(args.server.authority()?).await?;
     if let Some(message) = &args.message {
-        println!("{}", say(&mut sender, &args, message.clone()).await?);
-        return Ok(());
+        return match say(&mut sender, &args, message.clone().into()).await? {
+            Answer::Accepted(receipt) => super::print(&format!("{receipt}\n")),
+            Answer::Busy(_, cause) => bail!("{cause}"),
+        };
     }
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
     let mut count = 0_u64;
-    while let Some(line) = lines
-        .next_line()
-        .await
-        .context("cannot read standard input as text")?
-    {
-        if sender.ready().await.is_err() {
-            sender = connect(args.server.authority()?).await?;
+    while let Some(mut line) = lines.next_segment().await.context("cannot read standard input")? {
+        if line.last() == Some(&b'\r') {
+            line.pop();
         }
-        say(&mut sender, &args, line).await?;
+        let said = say_line(&mut sender, &args, line.into()).await;
+        said.with_context(|| format!("line {}", count + 1))?;
         count += 1;
     }
-    println!("{count} published");
-    Ok(())
+    super::print(&format!("{count} published\n"))
+}
+
+/// Says one of many, patiently.
+async fn say_line(sender: &mut SendRequest<Full<Bytes>>, args: &Args, line: Bytes) -> Result<()> {
+    let mut retries = 0;
+    loop {
+        if sender.ready().await.is_err() {
+            *sender = connect(args.server.authority()?).await?;
+        }
+        match say(sender, args, line.clone()).await? {
+            Answer::Accepted(_) => return Ok(()),
+            Answer::Busy(_, cause) if retries == RETRIES => bail!("{cause}"),
+            Answer::Busy(wait, _) => tokio::time::sleep(wait).await,
+        }
+        retries += 1;
+    }
 }
 
 async fn connect(authority: &str) -> Result<SendRequest<Full<Bytes>>> {
@@ -67,7 +101,7 @@ async fn connect(authority: &str) -> Result<SendRequest<Full<Bytes>>> {
     Ok(sender)
 }
 
-async fn say(sender: &mut SendRequest<Full<Bytes>>, args: &Args, message: String) -> Result<String> {
+async fn say(sender: &mut SendRequest<Full<Bytes>>, args: &Args, message: Bytes) -> Result<Answer> {
     let mut target = super::channel_path(&args.channel);
     if let Some(event) = &args.event {
         let event = percent_encoding::utf8_percent_encode(event, percent_encoding::NON_ALPHANUMERIC);
@@ -85,10 +119,12 @@ async fn say(sender: &mut SendRequest<Full<Bytes>>, args: &Args, message: String
         request = request.header("Authorization", format!("Bearer {key}"));
     }
     let answer = sender
-        .send_request(request.body(Full::new(message.into()))?)
+        .send_request(request.body(Full::new(message))?)
         .await
         .context("the server did not answer")?;
     let status = answer.status();
+    let retry_after = answer.headers().get(http::header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
     let body = answer
         .into_body()
         .collect()
@@ -102,7 +138,12 @@ async fn say(sender: &mut SendRequest<Full<Bytes>>, args: &Args, message: String
             .as_ref()
             .and_then(|body| body["message"].as_str())
             .unwrap_or(&body);
-        bail!("refused ({}): {message}", status.as_u16());
+        let cause = format!("refused ({}): {message}", status.as_u16());
+        if status != http::StatusCode::SERVICE_UNAVAILABLE {
+            bail!("{cause}");
+        }
+        let wait = retry_after.map_or(RETRY.0, Duration::from_secs).min(RETRY.1);
+        return Ok(Answer::Busy(wait, cause));
     }
-    Ok(body)
+    Ok(Answer::Accepted(body))
 }
