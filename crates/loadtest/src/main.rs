@@ -1,66 +1,122 @@
 //! `fanfare-loadtest`: the load generator as a program of its own.
 
-use std::time::Duration;
+use std::io::IsTerminal as _;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::Parser;
-use fanfare_loadtest::{FanOut, Target, Transport, fan_out};
+use anyhow::{Result, ensure};
+use clap::{Parser, Subcommand};
+use fanfare_loadtest::{Scenario, Target, floor, process, run};
 
-/// Measures a broadcast server: many subscribers of one channel, some publishers.
+/// Puts load on a broadcast server and counts what arrives, when, in which order, at what cost.
 #[derive(Debug, Parser)]
+#[command(version)]
 struct Cli {
-    /// The server, as host:port. The key is taken from FANFARE_KEY.
-    #[arg(long, default_value = "127.0.0.1:8080")]
-    target: String,
-    /// The channel.
-    #[arg(long, default_value = "loadtest")]
-    channel: String,
-    /// How many listen.
-    #[arg(long, default_value_t = 1_000)]
-    subscribers: usize,
-    /// How many publish at once, each waiting for its answers.
-    #[arg(long, default_value_t = 1)]
-    publishers: usize,
-    /// For how many seconds.
-    #[arg(long, default_value_t = 5)]
-    seconds: u64,
-    /// Size of a message, in bytes.
-    #[arg(long, default_value_t = 128)]
-    payload: usize,
-    /// Event streams instead of WebSockets.
-    #[arg(long)]
-    event_stream: bool,
-    /// Print JSON instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(subcommand)]
+    command: Command,
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    let scenario = FanOut {
-        target: Target {
-            authority: cli.target,
-            key: std::env::var("FANFARE_KEY").ok(),
-        },
-        channel: cli.channel,
-        subscribers: cli.subscribers,
-        publishers: cli.publishers,
-        time: Duration::from_secs(cli.seconds),
-        payload_bytes: cli.payload,
-        transport: if cli.event_stream {
-            Transport::EventStream
-        } else {
-            Transport::WebSocket
-        },
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let report = runtime.block_on(fan_out(scenario, |_| {}))?;
-    if cli.json {
-        println!("{}", report.json());
-    } else {
-        print!("{}", report.table());
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one scenario against a server that is running.
+    Run {
+        /// The scenario's file.
+        scenario: PathBuf,
+        /// The server, as host:port.
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        server: String,
+        /// Number of its process, to measure what it uses.
+        #[arg(long)]
+        pid: Option<u32>,
+        /// Path of a subscriber's WebSocket.
+        #[arg(long, default_value = "/ch/{channel}")]
+        websocket_path: String,
+        /// Path of an event stream.
+        #[arg(long, default_value = "/ch/{channel}")]
+        stream_path: String,
+        /// Path of a POST that publishes its body. A key for it is taken from FANFARE_KEY.
+        #[arg(long, default_value = "/ch/{channel}")]
+        publish_path: String,
+        /// Stay on this core.
+        #[arg(long)]
+        core: Option<usize>,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The least server that can fan out: one send per subscriber.
+    Floor {
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: String,
+    },
+    /// A bare hyper server that answers every POST with an empty 200.
+    BareHttp {
+        /// Where to listen.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match execute(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fanfare-loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    anyhow::ensure!(report.is_clean(), "messages were lost, doubled or out of order");
-    Ok(())
+}
+
+fn execute(command: Command) -> Result<()> {
+    match command {
+        Command::Run {
+            scenario,
+            server,
+            pid,
+            websocket_path,
+            stream_path,
+            publish_path,
+            core,
+            json,
+        } => {
+            if let Some(core) = core {
+                process::stay_on_core(core)?;
+            }
+            let scenario = Scenario::load(&scenario)?;
+            let target = Target {
+                websocket_path,
+                stream_path,
+                publish_path,
+                key: std::env::var("FANFARE_KEY").ok(),
+                ..Target::plain(&server)?
+            };
+            let process = pid.map(|pid| process::Process { pid });
+            let show = std::io::stderr().is_terminal();
+            let outcome = run(&scenario, &target, process, &mut |phase, thousandths| {
+                if show {
+                    eprint!("\r{phase:12} {:3} %  ", thousandths / 10);
+                }
+            })?;
+            if show {
+                eprint!("\r                    \r");
+            }
+            if json {
+                println!("{}", serde_json::to_string_pretty(&outcome)?);
+            } else {
+                print!("{}", outcome.table());
+            }
+            ensure!(
+                outcome.is_exact(),
+                "messages were lost, doubled or out of order, or subscribers sent away"
+            );
+            Ok(())
+        }
+        Command::Floor { listen } => {
+            process::raise_open_files();
+            floor::fan_out(TcpListener::bind(listen)?)
+        }
+        Command::BareHttp { listen } => floor::answer(TcpListener::bind(listen)?),
+    }
 }

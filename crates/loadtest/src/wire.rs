@@ -1,202 +1,236 @@
-//! The least that a subscriber and a publisher must know of the wire. Light enough for tens of
-//! thousands: one socket and one buffer each.
+//! The client's side of what servers send: answer heads, `WebSocket` frames, event streams, and
+//! the answers to POSTs. Written apart from the server's code, since a judge that shares code with
+//! what it judges shares its mistakes.
+//!
+//! All readers take what has arrived and say how much of it they have used; the caller keeps the
+//! rest and shows it again with more behind it. Nothing here is meant for hostile servers.
 
-use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-use crate::Transport;
-
-/// The server under test.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// `host:port`.
-    pub authority: String,
-    /// The key for publishing, if the server has one.
-    pub key: Option<String>,
+/// The head of an HTTP answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct AnswerHead {
+    pub(crate) status: u16,
+    /// Bytes of the head.
+    pub(crate) len: usize,
+    pub(crate) content_length: Option<usize>,
+    pub(crate) chunked: bool,
 }
 
-struct Line {
-    socket: TcpStream,
-    got: Vec<u8>,
-}
-
-impl Line {
-    async fn open(target: &Target) -> Result<Self> {
-        let socket = TcpStream::connect(&target.authority).await;
-        let socket = socket.with_context(|| format!("no server answers at {}", target.authority))?;
-        socket.set_nodelay(true)?;
-        Ok(Self {
-            socket,
-            got: Vec::new(),
-        })
-    }
-
-    async fn more(&mut self) -> Result<bool> {
-        Ok(self.socket.read_buf(&mut self.got).await? > 0)
-    }
-
-    /// Everything up to and with `end`.
-    async fn until(&mut self, end: &[u8]) -> Result<Option<String>> {
-        let mut seen = 0_usize;
-        loop {
-            let from = seen.saturating_sub(end.len());
-            let found = self
-                .got
-                .get(from..)
-                .unwrap_or_default()
-                .windows(end.len())
-                .position(|part| part == end);
-            if let Some(at) = found {
-                let bytes = self.got.drain(..from + at + end.len()).collect();
-                return Ok(Some(String::from_utf8(bytes)?));
-            }
-            seen = self.got.len();
-            if !self.more().await? {
-                return Ok(None);
-            }
-        }
-    }
-}
-
-fn authorization(target: &Target) -> String {
-    target
-        .key
-        .as_ref()
-        .map_or(String::new(), |key| format!("Authorization: Bearer {key}\r\n"))
-}
-
-/// Listens to one channel.
-pub(crate) struct Subscriber {
-    line: Line,
-    transport: Transport,
-}
-
-impl Subscriber {
-    pub(crate) async fn open(target: &Target, channel: &str, transport: Transport) -> Result<Self> {
-        let mut line = Line::open(target).await?;
-        let (kind, status) = match transport {
-            Transport::WebSocket => (
-                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-                " 101 ",
-            ),
-            Transport::EventStream => ("Accept: text/event-stream\r\n", " 200 "),
-        };
-        let head = format!(
-            "GET /ch/{channel} HTTP/1.1\r\nHost: {}\r\n{}{kind}\r\n",
-            target.authority,
-            authorization(target)
-        );
-        line.socket.write_all(head.as_bytes()).await?;
-        let answer = line
-            .until(b"\r\n\r\n")
-            .await?
-            .context("the server closed the connection")?;
-        if !answer.lines().next().is_some_and(|first| first.contains(status)) {
-            bail!(
-                "the server answered {:?}",
-                answer.lines().next().unwrap_or_default()
-            );
-        }
-        Ok(Self { line, transport })
-    }
-
-    /// The next message; `None` at the end. Nothing is lost when the future is dropped.
-    pub(crate) async fn next(&mut self) -> Result<Option<String>> {
-        match self.transport {
-            Transport::EventStream => loop {
-                let Some(block) = self.line.until(b"\n\n").await? else {
-                    return Ok(None);
-                };
-                if let Some(data) = block.lines().find_map(|line| line.strip_prefix("data: ")) {
-                    return Ok(Some(data.to_owned()));
-                }
-            },
-            Transport::WebSocket => loop {
-                while let Some((len, message)) = frame(&self.line.got) {
-                    let message = message.map(<[u8]>::to_vec);
-                    self.line.got.drain(..len);
-                    match message {
-                        Some(bytes) => return Ok(Some(String::from_utf8(bytes)?)),
-                        // A ping: any frame answers it as far as the server's patience is concerned.
-                        None => self.line.socket.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await?,
-                    }
-                }
-                if !self.line.more().await? {
-                    return Ok(None);
-                }
-            },
-        }
-    }
-}
-
-/// The first frame in `bytes`: its length, and its payload if it is a message.
-fn frame(bytes: &[u8]) -> Option<(usize, Option<&[u8]>)> {
-    let (start, len): (usize, usize) = match *bytes.get(1)? {
-        126 => (
-            4,
-            usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)),
-        ),
-        127 => (
-            10,
-            usize::try_from(u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)).ok()?,
-        ),
-        len => (2, usize::from(len)),
+/// Reads an answer's head; `None` when it is not whole yet, or no head at all and never will be.
+pub(crate) fn answer_head(input: &[u8]) -> Option<AnswerHead> {
+    let len = memchr::memmem::find(input, b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(input.get(..len)?);
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let mut answer = AnswerHead {
+        status,
+        len,
+        content_length: None,
+        chunked: false,
     };
-    let payload = bytes.get(start..start.checked_add(len)?)?;
-    let is_message = matches!(bytes.first()? & 0x0f, 1 | 2);
-    Some((start + len, is_message.then_some(payload)))
-}
-
-/// Publishes over one connection that stays open.
-pub(crate) struct Publisher {
-    line: Line,
-    head: String,
-}
-
-impl Publisher {
-    pub(crate) async fn open(target: &Target, channel: &str) -> Result<Self> {
-        let head = format!(
-            "POST /ch/{channel} HTTP/1.1\r\nHost: {}\r\n{}Content-Type: text/plain\r\nContent-Length: ",
-            target.authority,
-            authorization(target)
-        );
-        Ok(Self {
-            line: Line::open(target).await?,
-            head,
-        })
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        if name.eq_ignore_ascii_case("content-length") {
+            answer.content_length = value.trim().parse().ok();
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            answer.chunked = value.trim().eq_ignore_ascii_case("chunked");
+        }
     }
+    Some(answer)
+}
 
-    /// Publishes and waits for the answer. `false`: busy, not accepted.
-    pub(crate) async fn publish(&mut self, message: &[u8]) -> Result<bool> {
-        let mut request = format!("{}{}\r\n\r\n", self.head, message.len()).into_bytes();
-        request.extend_from_slice(message);
-        self.line.socket.write_all(&request).await?;
-        let head = self
-            .line
-            .until(b"\r\n\r\n")
-            .await?
-            .context("the server closed the connection")?;
-        let lower = head.to_ascii_lowercase();
-        let length = lower
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "));
-        let length: usize = length.and_then(|length| length.trim().parse().ok()).unwrap_or(0);
-        while self.line.got.len() < length {
-            if !self.line.more().await? {
-                bail!("the server closed the connection");
+/// A whole answer to a POST at the front of `input`: its status and its length.
+pub(crate) fn whole_answer(input: &[u8]) -> Option<(u16, usize)> {
+    let head = answer_head(input)?;
+    let body = input.get(head.len..)?;
+    if !head.chunked {
+        let len = head.content_length.unwrap_or(0);
+        return (body.len() >= len).then_some((head.status, head.len + len));
+    }
+    let mut at = 0;
+    loop {
+        let (size, line) = chunk_head(body.get(at..)?)?;
+        at += line + size + 2;
+        body.get(..at)?;
+        if size == 0 {
+            return Some((head.status, head.len + at));
+        }
+    }
+}
+
+/// The size in a chunk's head, and the head's length.
+fn chunk_head(input: &[u8]) -> Option<(usize, usize)> {
+    let line = memchr::memmem::find(input, b"\r\n")?;
+    let digits = std::str::from_utf8(input.get(..line)?).ok()?;
+    let digits = digits.split(';').next()?.trim();
+    Some((usize::from_str_radix(digits, 16).ok()?, line + 2))
+}
+
+/// A frame that a server sends.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Frame<'a> {
+    /// Text or binary, or a piece of one.
+    Data(&'a [u8]),
+    /// To be answered with the same bytes.
+    Ping(&'a [u8]),
+    /// The code, 1005 when there is none.
+    Close(u16),
+    /// Nothing to do.
+    Other,
+}
+
+/// The frame at the front of `input` and its length; `None` when it is not whole.
+pub(crate) fn frame(input: &[u8]) -> Option<(Frame<'_>, usize)> {
+    let (&[first, second], rest) = input.split_first_chunk()?;
+    let (len, head) = match second & 0x7f {
+        126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 4),
+        127 => (u64::from_be_bytes(*rest.first_chunk()?), 10),
+        short => (u64::from(short), 2),
+    };
+    let end = head + usize::try_from(len).ok()?;
+    let payload = input.get(head..end)?;
+    let frame = match first & 0x0f {
+        0..=2 => Frame::Data(payload),
+        8 => Frame::Close(
+            payload
+                .first_chunk()
+                .map_or(1005, |code| u16::from_be_bytes(*code)),
+        ),
+        9 => Frame::Ping(payload),
+        _ => Frame::Other,
+    };
+    Some((frame, end))
+}
+
+/// A client's pong. The mask is zero: allowed, and cheap.
+pub(crate) fn pong(payload: &[u8]) -> Vec<u8> {
+    let payload = payload.get(..payload.len().min(125)).unwrap_or_default();
+    let mut frame = vec![0x8a, 0x80 | u8::try_from(payload.len()).unwrap_or(0), 0, 0, 0, 0];
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A client's text message, masked with zero.
+pub(crate) fn text(payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
+        (Ok(len @ 0..=125), _) => frame.push(0x80 | len),
+        (_, Ok(len)) => {
+            frame.push(0xfe);
+            frame.extend(len.to_be_bytes());
+        }
+        _ => {
+            frame.push(0xff);
+            frame.extend((payload.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Calls `line` with each whole line of an event stream at the front of `input`; returns how many
+/// bytes that was.
+pub(crate) fn lines<'a>(input: &'a [u8], mut line: impl FnMut(&'a [u8])) -> usize {
+    let mut begin = 0;
+    for end in memchr::memchr_iter(b'\n', input) {
+        line(input.get(begin..end).unwrap_or_default());
+        begin = end + 1;
+    }
+    begin
+}
+
+/// Takes the chunks off a body of unknown length.
+#[derive(Debug, Default)]
+pub(crate) struct Dechunker {
+    head: Vec<u8>,
+    left: usize,
+    /// Line end behind a chunk that is still to come.
+    tail: usize,
+}
+
+impl Dechunker {
+    /// Appends what `input` carries to `body`. Returns whether the last chunk has come.
+    pub(crate) fn take(&mut self, mut input: &[u8], body: &mut Vec<u8>) -> bool {
+        while let Some(&byte) = input.first() {
+            if self.left > 0 {
+                let (data, rest) = input.split_at(self.left.min(input.len()));
+                body.extend_from_slice(data);
+                self.left -= data.len();
+                input = rest;
+            } else if self.tail > 0 {
+                self.tail -= 1;
+                input = input.get(1..).unwrap_or_default();
+            } else {
+                self.head.push(byte);
+                input = input.get(1..).unwrap_or_default();
+                if let Some((size, _)) = chunk_head(&self.head) {
+                    self.head.clear();
+                    if size == 0 {
+                        return true;
+                    }
+                    (self.left, self.tail) = (size, 2);
+                }
             }
         }
-        let body: Vec<u8> = self.line.got.drain(..length).collect();
-        match head.split(' ').nth(1) {
-            Some("200") => Ok(true),
-            Some("503") => Ok(false),
-            status => bail!(
-                "the server answered {}: {}",
-                status.unwrap_or("nothing"),
-                String::from_utf8_lossy(&body).trim()
-            ),
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_answer(input: &str, expected: Option<(u16, usize)>) {
+        assert_eq!(whole_answer(input.as_bytes()), expected, "{input:?}");
+    }
+
+    #[test]
+    fn answers_are_whole_only_with_their_body() {
+        check_answer("HTTP/1.1 204 No Content\r\n\r\n", Some((204, 27)));
+        check_answer(
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP",
+            Some((200, 40)),
+        );
+        check_answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no", None);
+        check_answer("HTTP/1.1 200 OK\r\ncontent-le", None);
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+        check_answer(chunked, Some((200, chunked.len())));
+        check_answer(&chunked[..chunked.len() - 1], None);
+    }
+
+    #[track_caller]
+    fn check_frame(input: &[u8], expected: Option<(Frame<'_>, usize)>) {
+        assert_eq!(frame(input), expected, "{input:x?}");
+    }
+
+    #[test]
+    fn frames_of_each_length_and_kind() {
+        check_frame(b"\x81\x02hi\x81", Some((Frame::Data(b"hi"), 4)));
+        check_frame(b"\x81\x02h", None);
+        check_frame(b"\x82\x7e\x00", None);
+        let mut long = b"\x82\x7e\x01\x00".to_vec();
+        long.resize(4 + 256, 7);
+        check_frame(&long, Some((Frame::Data(&[7; 256]), 260)));
+        check_frame(b"\x89\x01x", Some((Frame::Ping(b"x"), 3)));
+        check_frame(b"\x88\x02\x11\x38", Some((Frame::Close(4408), 4)));
+        check_frame(b"\x88\x00", Some((Frame::Close(1005), 2)));
+    }
+
+    #[test]
+    fn chunks_come_off_wherever_they_are_cut() {
+        let input = b"3\r\nabc\r\n5;x=1\r\ndefgh\r\n0\r\n\r\n";
+        for cut in 0..input.len() {
+            let (mut dechunker, mut body) = (Dechunker::default(), Vec::new());
+            let first = dechunker.take(&input[..cut], &mut body);
+            let last = first || dechunker.take(&input[cut..], &mut body);
+            assert_eq!((body.as_slice(), last), (&b"abcdefgh"[..], true), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn lines_stop_at_the_last_whole_one() {
+        let mut seen = Vec::new();
+        let used = lines(b"a\n\nbc\nd", |line| seen.push(line));
+        assert_eq!((seen, used), (vec![&b"a"[..], b"", b"bc"], 6));
     }
 }

@@ -1,9 +1,7 @@
 //! `fanfare bench`: a quick measurement of a running server, by the load generator's library.
 
-use std::time::Duration;
-
 use anyhow::Result;
-use fanfare_loadtest::{FanOut, Target, Transport, fan_out};
+use fanfare_loadtest::{Group, Scenario, Target, Transport, Until, run as run_scenario};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::ServerArgs;
@@ -21,7 +19,7 @@ pub(super) struct Args {
     publishers: usize,
     /// For how many seconds.
     #[arg(long, default_value_t = 5)]
-    seconds: u64,
+    seconds: u32,
     /// Size of a message, in bytes.
     #[arg(long, default_value_t = 128)]
     payload: usize,
@@ -38,36 +36,40 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> Result<()> {
     let mut random = [0; 8];
     getrandom::fill(&mut random)?;
-    let scenario = FanOut {
-        target: Target {
-            authority: args.server.authority()?.to_owned(),
-            key: ServerArgs::key(),
-        },
-        // Nobody else listens there.
-        channel: format!("bench-{:016x}", u64::from_ne_bytes(random)),
-        subscribers: args.subscribers,
-        publishers: args.publishers,
-        time: Duration::from_secs(args.seconds),
-        payload_bytes: args.payload,
-        transport: if args.event_stream {
-            Transport::EventStream
-        } else {
-            Transport::WebSocket
-        },
+    let scenario = Scenario {
+        title: "fanfare bench".to_owned(),
+        seconds: args.seconds.into(),
+        group: vec![Group {
+            // Nobody else listens there.
+            name: format!("bench-{:016x}", u64::from_ne_bytes(random)),
+            subscribers: args.subscribers,
+            publishers: args.publishers,
+            until: Until::Answered,
+            payload: args.payload,
+            transport: if args.event_stream {
+                Transport::EventStream
+            } else {
+                Transport::WebSocket
+            },
+            ..Group::default()
+        }],
+        ..Scenario::default()
     };
-    let style = ProgressStyle::with_template("{bar:40} {percent}%  {msg}")?;
-    let bar = ProgressBar::new(1_000).with_style(style);
-    bar.set_message(format!("{} subscribers", args.subscribers));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let report = runtime.block_on(fan_out(scenario, |thousandths| bar.set_position(thousandths)))?;
+    let target = Target {
+        key: ServerArgs::key(),
+        ..Target::plain(args.server.authority()?)?
+    };
+    let bar = ProgressBar::new(1_000).with_style(ProgressStyle::with_template("{bar:40} {percent}%  {msg}")?);
+    let outcome = run_scenario(&scenario, &target, None, &mut |phase, thousandths| {
+        bar.set_message(phase.to_owned());
+        bar.set_position(thousandths);
+    })?;
     bar.finish_and_clear();
     if args.json {
-        println!("{}", report.json());
+        println!("{}", serde_json::to_string(&outcome)?);
     } else {
-        print!("{}", report.table());
+        print!("{}", outcome.table());
     }
-    anyhow::ensure!(report.is_clean(), "messages were lost, doubled or out of order");
+    anyhow::ensure!(outcome.is_exact(), "messages were lost, doubled or out of order");
     Ok(())
 }
