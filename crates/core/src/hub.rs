@@ -6,7 +6,8 @@
 //! session was given, compared only where doubles are possible at all.
 //!
 //! Subscribers of a topic are kept apart by wire form, so the loop over them decides nothing:
-//! one frame, many slots.
+//! one frame, many slots. Publications that wait one behind the other for the same channels are
+//! delivered as a *run*: their frames are joined once, and each subscriber gets one buffer.
 //!
 //! Invariant: `topics[t].by_form[f][place] == slot` exactly when `members[slot]` has form `f` and
 //! a subscription `{ topic: t, place }`. Joining and leaving keep both sides in step in constant
@@ -16,6 +17,7 @@
 //! beyond its own shard.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
@@ -24,11 +26,18 @@ use smallvec::SmallVec;
 use crate::app::AppId;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::position::Offset;
-use crate::publication::{Place, Publication, WireForm};
+use crate::publication::{Publication, WireForm};
 use crate::session::SessionId;
 
 /// A session's place in the tables of its shard. Reused after the session has left the hub.
 pub type Slot = u32;
+
+/// Most publications that are joined in one buffer.
+pub const RUN_PUBLICATIONS_MAX: usize = 64;
+
+/// Most bytes of messages that are joined in one buffer. Copying once per shard is cheaper than
+/// queueing apart for each subscriber only while the copy is small beside the sending.
+pub const RUN_BYTES_MAX: usize = 16 << 10;
 
 /// What a session can listen to.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -175,66 +184,109 @@ impl Hub {
         self.topics.len()
     }
 
-    /// Hands `publication` to its subscribers here, each once, in the wire form of each: calls
-    /// `queue` with the session's slot and the shared frame. Returns how many sessions that was.
+    /// How many of the publications at the front can be delivered as one run.
     ///
-    /// Costs some nanoseconds per subscriber; whoever calls this flushes later.
-    pub fn deliver(&mut self, publication: &Publication, mut queue: impl FnMut(Slot, &Bytes)) -> usize {
+    /// Those are one behind the other in the order, have the same channels, and are small: their
+    /// subscribers then get one joined buffer instead of many. At least 1, unless there is none.
+    pub fn run_len<'a>(mut publications: impl Iterator<Item = &'a Publication>) -> usize {
+        let Some(first) = publications.next() else {
+            return 0;
+        };
+        let mut bytes = first.data.len();
+        let more = publications.take(RUN_PUBLICATIONS_MAX - 1).take_while(|next| {
+            bytes = bytes.saturating_add(next.data.len());
+            bytes <= RUN_BYTES_MAX && first.has_audience_of(next)
+        });
+        1 + more.count()
+    }
+
+    /// How many subscriptions a publication meets here: at least as many as sessions.
+    pub fn reach(&self, publication: &Publication) -> usize {
         if publication.is_for_everyone() {
-            return self.deliver_to_everyone(publication, queue);
+            return self.members.len();
         }
         let Some(app) = self.apps.get(&publication.app) else {
             return 0;
         };
-        let single = publication.places().len() == 1 && app.patterns.is_empty() && app.all.is_none();
-        let members = &mut self.members;
-        let topics = &self.topics;
-        let mut count = 0;
-        let mut deliver_topic = |index: u32, place: &Place| {
-            for form in WireForm::ALL {
-                let slots = &topics[index as usize].by_form[form as usize];
-                if slots.is_empty() {
-                    continue;
-                }
-                let frame = publication.encoded(place, form);
-                if single && publication.excluded.is_none() {
-                    count += slots.len();
-                    slots.iter().for_each(|&slot| queue(slot, &frame));
-                    continue;
-                }
-                for &slot in slots {
-                    let Some(member) = members.get_mut(slot as usize).and_then(Option::as_mut) else {
-                        continue;
-                    };
-                    if publication.excluded == Some(member.id) || member.stamp == Some(publication.offset) {
-                        continue;
-                    }
-                    if !single {
-                        member.stamp = Some(publication.offset);
-                    }
-                    count += 1;
-                    queue(slot, &frame);
-                }
-            }
+        let subscribers = |index: u32| -> usize {
+            let forms = &self.topics[index as usize].by_form;
+            forms.iter().map(Vec::len).sum()
         };
-        for place in publication.places() {
+        let names = publication
+            .places()
+            .iter()
+            .filter_map(|place| place.channel.as_ref());
+        names
+            .map(|name| app.matching(name).map(subscribers).sum::<usize>())
+            .sum()
+    }
+
+    /// Hands a run (see [`Self::run_len`]) to its subscribers here, each publication once to each
+    /// session, in the wire form of each: calls `queue` with the session's slot and shared bytes.
+    /// Returns how many deliveries that was: publications times sessions.
+    ///
+    /// Costs some nanoseconds per subscriber; whoever calls this flushes later.
+    pub fn deliver(&mut self, run: &[Arc<Publication>], mut queue: impl FnMut(Slot, &Bytes)) -> usize {
+        let Some(last) = run.last() else { return 0 };
+        if last.is_for_everyone() {
+            return run
+                .iter()
+                .map(|publication| self.deliver_to_everyone(publication, &mut queue))
+                .sum();
+        }
+        let Some(app) = self.apps.get(&last.app) else {
+            return 0;
+        };
+        let single = last.places().len() == 1 && app.patterns.is_empty() && app.all.is_none();
+        let excluded: SmallVec<[SessionId; 4]> = run
+            .iter()
+            .filter_map(|publication| publication.excluded)
+            .collect();
+        let members = &mut self.members;
+        let mut count = 0;
+        for (at, place) in last.places().iter().enumerate() {
             let Some(name) = &place.channel else { continue };
-            if let Some(&index) = app.channels.get(name) {
-                deliver_topic(index, place);
-            }
-            for (pattern, index) in &app.patterns {
-                if pattern.matches(name.as_str()) {
-                    deliver_topic(*index, place);
+            for index in app.matching(name) {
+                for (form, slots) in WireForm::ALL.iter().zip(&self.topics[index as usize].by_form) {
+                    if slots.is_empty() {
+                        continue;
+                    }
+                    let joined = joined(run, at, *form);
+                    if single && excluded.is_empty() {
+                        count += slots.len() * run.len();
+                        slots.iter().for_each(|&slot| queue(slot, &joined));
+                        continue;
+                    }
+                    for &slot in slots {
+                        let Some(member) = members.get_mut(slot as usize).and_then(Option::as_mut) else {
+                            continue;
+                        };
+                        if member.stamp == Some(last.offset) {
+                            continue;
+                        }
+                        if !single {
+                            member.stamp = Some(last.offset);
+                        }
+                        if !excluded.contains(&member.id) {
+                            count += run.len();
+                            queue(slot, &joined);
+                            continue;
+                        }
+                        let others = run.iter().filter(|one| one.excluded != Some(member.id));
+                        for (publication, place) in
+                            others.filter_map(|one| Some((one, one.places().get(at)?)))
+                        {
+                            count += 1;
+                            queue(slot, &publication.encoded(place, *form));
+                        }
+                    }
                 }
-            }
-            if let Some(index) = app.all {
-                deliver_topic(index, place);
             }
         }
         count
     }
 
-    fn deliver_to_everyone(&self, publication: &Publication, mut queue: impl FnMut(Slot, &Bytes)) -> usize {
+    fn deliver_to_everyone(&self, publication: &Publication, queue: &mut impl FnMut(Slot, &Bytes)) -> usize {
         let Some(place) = publication.places().first() else {
             return 0;
         };
@@ -278,7 +330,39 @@ impl Hub {
     }
 }
 
+/// The frames of a run for one wire form, one behind the other; `at` is the channel's place.
+fn joined(run: &[Arc<Publication>], at: usize, form: WireForm) -> Bytes {
+    let encoded = |publication: &Publication| {
+        let place = publication.places().get(at);
+        place
+            .map(|place| publication.encoded(place, form))
+            .unwrap_or_default()
+    };
+    if let [only] = run {
+        return encoded(only);
+    }
+    let mut bytes = Vec::new();
+    for publication in run {
+        bytes.extend_from_slice(&encoded(publication));
+    }
+    bytes.into()
+}
+
 impl AppTopics {
+    /// The topics that a channel's publications concern.
+    fn matching<'a>(&'a self, name: &'a ChannelName) -> impl Iterator<Item = u32> + 'a {
+        let patterns = self
+            .patterns
+            .iter()
+            .filter(|(pattern, _)| pattern.matches(name.as_str()));
+        self.channels
+            .get(name)
+            .copied()
+            .into_iter()
+            .chain(patterns.map(|(_, index)| *index))
+            .chain(self.all)
+    }
+
     fn find(&self, topic: &Topic) -> Option<u32> {
         match topic {
             Topic::Channel(name) => self.channels.get(name).copied(),

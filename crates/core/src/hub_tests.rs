@@ -26,7 +26,7 @@ fn id(slot: Slot) -> SessionId {
     SessionId(u128::from(slot) + 1)
 }
 
-fn publication(channels: &[&str], offset: u64, excluded: Option<Slot>) -> Publication {
+fn publication(channels: &[&str], offset: u64, excluded: Option<Slot>) -> Arc<Publication> {
     let audience = match channels {
         ["*"] => Audience::Everyone,
         _ => Audience::Channels(channels.iter().map(|text| name(text)).collect()),
@@ -34,19 +34,20 @@ fn publication(channels: &[&str], offset: u64, excluded: Option<Slot>) -> Public
     let draft = Draft {
         audience,
         excluded: excluded.map(id),
-        ..Draft::new(APP, name("x"), DataKind::Text, Bytes::from_static(b"hello"))
+        ..Draft::new(APP, name("x"), DataKind::Text, format!("hello {offset}").into())
     };
     let link = Link {
         epoch: Epoch(1),
         previous: None,
         offset: Offset::new(offset).unwrap(),
     };
-    Publication::new(draft, |_| link)
+    Arc::new(Publication::new(draft, |_| link))
 }
 
-fn heard(hub: &mut Hub, publication: &Publication) -> Vec<Slot> {
+fn heard(hub: &mut Hub, publication: &Arc<Publication>) -> Vec<Slot> {
     let mut slots = Vec::new();
-    let count = hub.deliver(publication, |slot, _| slots.push(slot));
+    let count = hub.deliver(std::slice::from_ref(publication), |slot, _| slots.push(slot));
+    assert!(count <= hub.reach(publication));
     assert_eq!(count, slots.len());
     slots.sort_unstable();
     slots
@@ -133,10 +134,50 @@ fn subscribers_of_one_form_share_one_frame() {
         hub.join(slot, id(slot), APP, WireForm::WebSocketRaw);
         hub.subscribe(slot, &topic("a"));
     }
-    let publication = publication(&["a"], 1, None);
     let mut places = Vec::new();
-    hub.deliver(&publication, |_, frame| places.push(frame.as_ptr()));
-    assert!(places.len() == 3 && places.windows(2).all(|pair| pair[0] == pair[1]));
+    let run = [publication(&["a"], 1, None), publication(&["a"], 2, None)];
+    for run in [&run[..1], &run[..]] {
+        places.clear();
+        assert_eq!(
+            hub.deliver(run, |_, frame| places.push(frame.as_ptr())),
+            3 * run.len()
+        );
+        assert!(places.len() == 3 && places.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
+
+#[track_caller]
+fn check_runs(publications: &[(&[&str], usize)], expected: &[usize]) {
+    let of_size = |(channels, bytes): &(&[&str], usize)| {
+        let small = publication(channels, 1, None);
+        let data = Bytes::from(vec![b'x'; *bytes]);
+        let mut sized = Arc::into_inner(small).unwrap();
+        sized.data = data;
+        sized
+    };
+    let all: Vec<Publication> = publications.iter().map(of_size).collect();
+    let (mut rest, mut runs) = (all.as_slice(), Vec::new());
+    while !rest.is_empty() {
+        runs.push(Hub::run_len(rest.iter()));
+        rest = &rest[runs[runs.len() - 1]..];
+    }
+    assert_eq!(runs, expected);
+}
+
+#[test]
+fn runs_end_at_other_channels_at_announcements_and_at_their_limits() {
+    check_runs(&[(&["a"], 1), (&["a"], 1), (&["b"], 1), (&["a"], 1)], &[2, 1, 1]);
+    check_runs(
+        &[(&["a", "b"], 1), (&["a", "b"], 1), (&["a"], 1), (&["b", "a"], 1)],
+        &[2, 1, 1],
+    );
+    check_runs(&[(&["*"], 1), (&["*"], 1)], &[1, 1]);
+    check_runs(&[(&["a"], RUN_BYTES_MAX - 1), (&["a"], 1), (&["a"], 1)], &[2, 1]);
+    check_runs(&[(&["a"], RUN_BYTES_MAX + 1), (&["a"], 1)], &[1, 1]);
+    check_runs(
+        &[(&["a"][..], 1); RUN_PUBLICATIONS_MAX + 1],
+        &[RUN_PUBLICATIONS_MAX, 1],
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -145,7 +186,8 @@ enum Step {
     Subscribe(Slot, usize),
     Unsubscribe(Slot, usize),
     Leave(Slot),
-    Publish(usize, usize),
+    /// One behind the other, before anything else happens: channels, and who does not hear it.
+    Publish(Vec<(usize, usize, Slot)>),
 }
 
 const TOPICS: [&str; 6] = ["a", "b", "ab", "a*", "*", "ALL"];
@@ -158,7 +200,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (slot.clone(), 0..TOPICS.len()).prop_map(|(slot, topic)| Step::Subscribe(slot, topic)),
         (slot.clone(), 0..TOPICS.len()).prop_map(|(slot, topic)| Step::Unsubscribe(slot, topic)),
         slot.prop_map(Step::Leave),
-        (0..CHANNELS.len(), 0..CHANNELS.len()).prop_map(|(one, two)| Step::Publish(one, two)),
+        prop::collection::vec((0..CHANNELS.len(), 0..CHANNELS.len(), 0_u32..12), 1..5)
+            .prop_map(Step::Publish),
     ];
     prop::collection::vec(step, 1..120)
 }
@@ -199,14 +242,33 @@ proptest! {
                     hub.leave(slot, |_| left += 1);
                     prop_assert_eq!(left, model.remove(&slot).map_or(0, |topics| topics.len()));
                 }
-                Step::Publish(one, two) => {
-                    offset += 1;
-                    let channels = [CHANNELS[one], CHANNELS[two]];
-                    let expected: Vec<Slot> = model.iter()
-                        .filter(|(_, topics)| topics.iter().any(|t| channels.iter().any(|c| listens(TOPICS[*t], c))))
-                        .map(|(slot, _)| *slot)
-                        .collect();
-                    prop_assert_eq!(heard(&mut hub, &publication(&channels, offset, None)), expected);
+                Step::Publish(many) => {
+                    let publications: Vec<Arc<Publication>> = many.iter().map(|(one, two, excluded)| {
+                        offset += 1;
+                        publication(&[CHANNELS[*one], CHANNELS[*two]], offset, Some(*excluded))
+                    }).collect();
+                    let mut expected: BTreeMap<Slot, Vec<u8>> = BTreeMap::new();
+                    for ((one, two, excluded), publication) in many.iter().zip(&publications) {
+                        let channels = [CHANNELS[*one], CHANNELS[*two]];
+                        for (slot, topics) in &model {
+                            if slot != excluded && topics.iter().any(|t| channels.iter().any(|c| listens(TOPICS[*t], c))) {
+                                let form = WireForm::ALL[*slot as usize % 4];
+                                // The first of its channels that it listens to is the one it is told.
+                                let place = publication.places().iter().find(|place| topics.iter().any(|t| {
+                                    listens(TOPICS[*t], place.channel.as_ref().unwrap().as_str())
+                                })).unwrap();
+                                expected.entry(*slot).or_default().extend(publication.encoded(place, form));
+                            }
+                        }
+                    }
+                    let mut got: BTreeMap<Slot, Vec<u8>> = BTreeMap::new();
+                    let mut rest = publications.as_slice();
+                    while !rest.is_empty() {
+                        let (run, behind) = rest.split_at(Hub::run_len(rest.iter().map(|one| &**one)));
+                        hub.deliver(run, |slot, bytes| got.entry(slot).or_default().extend(bytes));
+                        rest = behind;
+                    }
+                    prop_assert_eq!(got, expected);
                 }
             }
             let total: usize = model.values().map(Vec::len).sum();

@@ -213,6 +213,18 @@ impl Publication {
         self.places.first().is_some_and(|place| place.channel.is_none())
     }
 
+    /// Whether `next` is for the same channels of the same app, and neither is an announcement.
+    pub fn has_audience_of(&self, next: &Self) -> bool {
+        self.app == next.app
+            && !self.is_for_everyone()
+            && self.places.len() == next.places.len()
+            && self
+                .places
+                .iter()
+                .zip(&next.places)
+                .all(|(own, other)| own.channel == other.channel)
+    }
+
     /// The tie of this publication in one of its channels.
     pub fn link(&self, place: &Place) -> Link {
         Link {

@@ -207,7 +207,9 @@ impl Outcome {
     pub fn table(&self) -> String {
         let mut out = String::new();
         let c = &self.connecting;
-        let mut line = |name: &str, text: String| drop(writeln!(out, "{name:22} {text}"));
+        let mut line = |name: &str, text: String| {
+            let _ = writeln!(out, "{name:22} {text}");
+        };
         line("connections", format!("{} in {:.1} s", c.connections, c.seconds));
         for (code, count) in &c.refused {
             line("  refused", format!("{count} with {code}"));

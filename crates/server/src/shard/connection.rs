@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
+use fanfare_core::hub::Slot;
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::{Outbox, WriteVectored};
 use fanfare_core::session::{Session, SessionId};
@@ -66,6 +67,14 @@ pub(super) struct Open {
 }
 
 impl Connection {
+    /// The key of this connection, which stands at `slot`.
+    pub(super) fn key(&self, slot: Slot) -> Key {
+        Key {
+            slot,
+            generation: self.generation,
+        }
+    }
+
     pub(super) fn new(key: Key, transport: Transport, stage: Stage) -> Self {
         Self {
             generation: key.generation,

@@ -48,6 +48,7 @@ use tokio::sync::Notify;
 use crate::node::Node;
 
 mod connection;
+mod dirty;
 pub mod mailbox;
 mod open;
 mod timers;
@@ -55,6 +56,7 @@ mod turn;
 
 use connection::Connection;
 pub use connection::StreamBody;
+use dirty::Dirty;
 pub(crate) use open::Facts;
 use timers::Timers;
 
@@ -119,8 +121,9 @@ pub(crate) struct State {
     timers: Timers,
     inbox: VecDeque<Arc<Publication>>,
     spare: Vec<Arc<Publication>>,
-    urgent: VecDeque<Key>,
-    bulk: VecDeque<Key>,
+    dirty: Dirty,
+    /// Sessions that had no room in the run that is being delivered; empty in between.
+    slow: Vec<(Key, usize)>,
     /// Connections that still have to send a request head, oldest first; may hold stale keys.
     heads: VecDeque<Key>,
     heads_open: usize,
@@ -152,8 +155,8 @@ impl Shard {
             timers: Timers::new(Moment::default()),
             inbox: VecDeque::new(),
             spare: Vec::new(),
-            urgent: VecDeque::new(),
-            bulk: VecDeque::new(),
+            dirty: Dirty::default(),
+            slow: Vec::new(),
             heads: VecDeque::new(),
             heads_open: 0,
             scratch: vec![0; SCRATCH_BYTES],

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use fanfare_core::app::AppId;
 use fanfare_core::disconnect::{Disconnect, Refusal};
+use fanfare_core::hub::Hub;
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::Flushed;
 use fanfare_core::publication::{DataKind, Draft};
@@ -108,67 +109,61 @@ impl State {
         let begun = Instant::now();
         let metrics = &shard.node.metrics.shards[shard.index];
         let limit = shard.node.config.limits.outbox_bytes_max;
-        let mut touched: Vec<Key> = Vec::new();
-        while let Some(publication) = self.inbox.pop_front() {
-            touched.clear();
-            let mut slow: Vec<(Key, usize)> = Vec::new();
-            let connections = &mut self.connections;
-            let delivered = self.hub.deliver(&publication, |slot, frame| {
+        let mut slow = std::mem::take(&mut self.slow);
+        loop {
+            let run = Hub::run_len(self.inbox.iter().map(|publication| &**publication));
+            let Some(run) = self
+                .inbox
+                .make_contiguous()
+                .get(..run)
+                .filter(|run| !run.is_empty())
+            else {
+                break;
+            };
+            let Some(first) = run.first() else { break };
+            let urgent = self.hub.reach(first) <= URGENT_MAX;
+            let (connections, queues) = (&mut self.connections, &mut self.dirty);
+            let delivered = self.hub.deliver(run, |slot, frame| {
                 let Some(connection) = connections.get_mut(slot as usize) else {
                     return;
                 };
-                let key = Key {
-                    slot,
-                    generation: connection.generation,
-                };
                 match connection.outbox.push(frame.clone(), limit) {
-                    Ok(()) => touched.push(key),
-                    Err(full) => slow.push((key, full.pending_bytes)),
+                    Ok(()) => queues.mark(connection, slot, urgent),
+                    Err(full) => slow.push((connection.key(slot), full.pending_bytes)),
                 }
             });
-            if publication.app != AppId::PROBE {
-                metrics.deliveries.add(delivered - slow.len());
+            if first.app != AppId::PROBE {
+                metrics
+                    .deliveries
+                    .add(delivered.saturating_sub(slow.len() * run.len()));
             }
-            let urgent = touched.len() <= URGENT_MAX;
-            for key in &touched {
-                self.mark(*key, urgent);
+            let (count, bytes) = (
+                run.len(),
+                run.iter().map(|publication| publication.data.len()).sum(),
+            );
+            self.inbox.drain(..count);
+            for (key, pending_bytes) in slow.drain(..) {
+                let limit_bytes = limit;
+                let why = Disconnect::SlowConsumer {
+                    pending_bytes,
+                    limit_bytes,
+                };
+                self.close_session(shard, key, why);
             }
-            for (key, pending_bytes) in slow {
-                self.close_session(
-                    shard,
-                    key,
-                    Disconnect::SlowConsumer {
-                        pending_bytes,
-                        limit_bytes: limit,
-                    },
-                );
-            }
-            mailbox.release(1, publication.data.len());
+            mailbox.release(count, bytes);
             if begun.elapsed() >= BUDGET {
                 break;
             }
         }
+        self.slow = slow;
         !self.inbox.is_empty()
     }
 
     /// Remembers that a connection has something to flush.
     pub(super) fn mark(&mut self, key: Key, urgent: bool) {
-        let Some(connection) = self.get(key) else { return };
-        if connection.watches_writable {
-            // It will be flushed when the socket has room.
-            return;
-        }
-        let (flag, queue) = if urgent {
-            (&mut connection.in_urgent, true)
-        } else {
-            (&mut connection.in_bulk, false)
-        };
-        if !std::mem::replace(flag, true) {
-            if queue {
-                self.urgent.push_back(key);
-            } else {
-                self.bulk.push_back(key);
-            }
+        let connection = self.connections.get_mut(key.slot as usize);
+        if let Some(connection) = connection.filter(|connection| connection.generation == key.generation) {
+            self.dirty.mark(connection, key.slot, urgent);
         }
     }
 
@@ -507,29 +502,15 @@ impl State {
         let begun = Instant::now();
         // Looking at the clock costs as much as some deliveries.
         for count in 1_usize.. {
-            let key = match self.urgent.pop_front() {
-                Some(key) => {
-                    if let Some(connection) = self.get(key) {
-                        connection.in_urgent = false;
-                    }
-                    key
-                }
-                None => match self.bulk.pop_front() {
-                    Some(key) => {
-                        if let Some(connection) = self.get(key) {
-                            connection.in_bulk = false;
-                        }
-                        key
-                    }
-                    None => return false,
-                },
+            let Some(key) = self.dirty.pop(&mut self.connections) else {
+                return false;
             };
             self.flush_one(shard, key, now);
             if count.is_multiple_of(16) && begun.elapsed() >= BUDGET {
                 break;
             }
         }
-        !(self.urgent.is_empty() && self.bulk.is_empty())
+        !self.dirty.is_empty()
     }
 
     fn flush_one(&mut self, shard: &Shard, key: Key, now: Moment) {
