@@ -7,7 +7,8 @@
 //! * [`Scenario`]: what to do, read from a TOML file;
 //! * [`run`]: does it, on one thread;
 //! * [`Outcome`]: what came of it;
-//! * [`floor`]: the cheapest servers that can be, to compare with;
+//! * [`suite`]: all scenarios against several servers in turn, and the report;
+//! * [`floor`]: the cheapest servers that can be, to compare with.
 
 //!
 //! It shares no code with the server, since a judge that did would share its mistakes.
@@ -26,7 +27,10 @@ pub mod floor;
 mod outcome;
 pub mod process;
 mod scenario;
+pub mod servers;
 mod stamp;
+pub mod suite;
+pub mod svg;
 mod tally;
 mod target;
 mod wire;

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
+use fanfare_loadtest::servers::Programs;
+use fanfare_loadtest::suite::Suite;
 use fanfare_loadtest::{Scenario, Target, floor, process, run};
 
 /// Puts load on a broadcast server and counts what arrives, when, in which order, at what cost.
@@ -44,6 +46,30 @@ enum Command {
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
+    },
+    /// Run scenarios against freshly started servers in turn, and write a report.
+    Suite {
+        /// Scenario files.
+        #[arg(required = true)]
+        scenarios: Vec<PathBuf>,
+        /// The server under test.
+        #[arg(long)]
+        fanfare: PathBuf,
+        /// nginx, for nchan.
+        #[arg(long, default_value = "/usr/sbin/nginx")]
+        nginx: PathBuf,
+        /// Folder for the report.
+        #[arg(long, default_value = "docs/benchmarks")]
+        folder: PathBuf,
+        /// The report's name.
+        #[arg(long)]
+        date: String,
+        /// The command to name in the report.
+        #[arg(long, default_value = "cargo xtask bench")]
+        command: String,
+        /// One short round each: to see whether it runs, not for figures.
+        #[arg(long)]
+        quick: bool,
     },
     /// The least server that can fan out: one send per subscriber.
     Floor {
@@ -111,6 +137,28 @@ fn execute(command: Command) -> Result<()> {
                 outcome.is_exact(),
                 "messages were lost, doubled or out of order, or subscribers sent away"
             );
+            Ok(())
+        }
+        Command::Suite {
+            scenarios,
+            fanfare,
+            nginx,
+            folder,
+            date,
+            command,
+            quick,
+        } => {
+            let suite = Suite {
+                scenarios,
+                programs: Programs { fanfare, nginx },
+                folder,
+                date,
+                command,
+                quick,
+            };
+            if !suite.run()? {
+                eprintln!("some goals were missed");
+            }
             Ok(())
         }
         Command::Floor { listen } => {

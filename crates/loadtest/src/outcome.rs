@@ -66,7 +66,7 @@ pub struct Connecting {
     pub refused: BTreeMap<u16, u64>,
     /// From the first connect to the last answer.
     pub seconds: f64,
-    /// Time of the server on a core per connection, in microseconds.
+    /// Time of the server on a core per attempt, in microseconds.
     pub cpu_micros_per_connection: Option<f64>,
     /// Growth of the server's resident memory per connection, in bytes, after some idle time.
     pub bytes_per_connection: Option<f64>,
@@ -89,8 +89,8 @@ pub struct Publishing {
     pub server_load: Option<f64>,
     /// The same for the load generator. Near 1 it is what limits the figures.
     pub own_load: f64,
-    /// The server's resident memory at the end, less that before the first connect, in bytes.
-    pub grown_bytes: Option<i64>,
+    /// The server's highest resident memory, less that before the first connect, in bytes.
+    pub peak_bytes: Option<u64>,
 }
 
 /// What one group has heard.
@@ -173,7 +173,8 @@ impl Outcome {
 
     /// A figure by the name that scenarios use: `cpu_per_delivery`, `deliveries_per_second`,
     /// `publications_per_second`, `bytes_per_connection`, `cpu_per_connection`,
-    /// `p99:GROUP` (milliseconds), `faults`, `stalled_closed` (share), `grown_mib`.
+    /// `p99:GROUP` (milliseconds), `faults`, `stalled_closed` (share), `peak_mib`,
+    /// `refused` (connections).
     pub fn figure(&self, name: &str) -> Option<f64> {
         match name {
             "cpu_per_delivery" => self.cpu_per_delivery(),
@@ -181,7 +182,8 @@ impl Outcome {
             "publications_per_second" => Some(self.publications_per_second()),
             "bytes_per_connection" => self.connecting.bytes_per_connection,
             "cpu_per_connection" => self.connecting.cpu_micros_per_connection,
-            "grown_mib" => Some(self.publishing.grown_bytes? as f64 / f64::from(1 << 20)),
+            "peak_mib" => Some(self.publishing.peak_bytes? as f64 / f64::from(1 << 20)),
+            "refused" => Some(self.connecting.refused.values().sum::<u64>() as f64),
             "faults" => Some(self.groups.iter().filter(|group| !group.is_exact()).count() as f64),
             "stalled_closed" => {
                 let ends = self
@@ -241,9 +243,9 @@ impl Outcome {
                 line("  cores of the server", format!("{load:.2}"));
             }
             line("  cores of the load", format!("{:.2}", p.own_load));
-            if let Some(bytes) = p.grown_bytes {
+            if let Some(bytes) = p.peak_bytes {
                 line(
-                    "memory grown by",
+                    "memory at most",
                     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
                 );
             }

@@ -78,6 +78,18 @@ impl Process {
         Ok(sum)
     }
 
+    /// The most memory that was resident at any time, in bytes, summed over all of them.
+    pub fn peak_bytes(&self) -> Result<u64> {
+        let mut sum = 0;
+        for pid in self.family() {
+            let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            sum += kib.context("no VmHWM")? * 1_024;
+        }
+        Ok(sum)
+    }
+
     /// Threads of all of them.
     pub fn threads(&self) -> usize {
         let count = |pid| fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

@@ -115,6 +115,13 @@ pub struct Group {
     /// Bytes of a message.
     #[serde(default = "payload")]
     pub payload: usize,
+    /// Run by a thread of its own, so that what it measures does not wait for the load generator's
+    /// work with other groups. At least one group must not be apart.
+    #[serde(default)]
+    pub apart: bool,
+    /// These attempts meet a full house: they do not need open files of their own.
+    #[serde(default)]
+    pub is_refused: bool,
     /// Publish over a `WebSocket` instead of POST; needs a channel on which clients may talk.
     #[serde(default)]
     pub publish_by_websocket: bool,
@@ -152,6 +159,8 @@ impl Default for Group {
             until: Until::Heard,
             rate: 0.0,
             payload: payload(),
+            apart: false,
+            is_refused: false,
             publish_by_websocket: false,
         }
     }
@@ -205,8 +214,8 @@ impl Scenario {
 
     /// Refuses what cannot be run or would measure nothing.
     pub fn check(&self) -> Result<()> {
-        if self.group.is_empty() {
-            bail!("a scenario needs a group");
+        if self.group.iter().all(|group| group.apart) {
+            bail!("a scenario needs a group that is not apart");
         }
         for group in &self.group {
             let name = &group.name;

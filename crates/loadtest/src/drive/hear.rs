@@ -107,7 +107,6 @@ impl Drive<'_> {
         let subscriber = &mut self.subscribers[key];
         subscriber.open = true;
         subscriber.dechunker = chunked.then(Dechunker::default);
-        self.opened += 1;
         let group = &mut self.groups[subscriber.group];
         match subscriber.conduct {
             Conduct::Good => group.live[subscriber.channel] += 1,
@@ -174,7 +173,6 @@ impl Drive<'_> {
         // Sent away right behind the handshake: that is a refusal, told in the way of WebSockets.
         if self.publishers.is_empty() && counted == 0 && subscriber.conduct == Conduct::Good {
             *self.refused.entry(code).or_default() += 1;
-            self.opened -= 1;
             self.groups[subscriber.group].live[subscriber.channel] -= 1;
             return self.drop_subscriber(key);
         }

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -127,7 +128,6 @@ struct Drive<'a> {
     groups: Vec<GroupState>,
     handshakes: usize,
     refused: BTreeMap<u16, u64>,
-    opened: u64,
     /// Publications that were due before are not measured.
     measured_from: u64,
     measuring: bool,
@@ -136,6 +136,8 @@ struct Drive<'a> {
 }
 
 /// Runs `scenario` against `target`. With `process`, the server's cost is measured too.
+///
+/// Groups that stand `apart` run on threads of their own and begin to publish at the same moment.
 pub fn run(
     scenario: &Scenario,
     target: &Target,
@@ -143,39 +145,54 @@ pub fn run(
     progress: Progress<'_>,
 ) -> Result<Outcome> {
     scenario.check()?;
-    let needed: usize = scenario
-        .group
-        .iter()
-        .map(|group| group.connections() + group.publishers)
-        .sum();
+    let counted = scenario.group.iter().filter(|group| !group.is_refused);
+    let needed: usize = counted.map(|group| group.connections() + group.publishers).sum();
     let may = crate::process::raise_open_files();
     if needed as u64 + 64 > may {
         bail!("{needed} connections need more open files than the {may} that this process may have");
     }
-    let mut drive = Drive::new(scenario, target)?;
-    let own = Process::own();
-
-    let before = process
-        .map(|process| anyhow::Ok((process.cpu()?, process.resident_bytes()?)))
-        .transpose()?;
-    let begun = Instant::now();
-    drive.connect_all(progress)?;
-    let seconds = begun.elapsed().as_secs_f64();
-    let cpu = process.map(|process| process.cpu()).transpose()?;
-    drive.idle(scenario.idle_seconds, progress)?;
-    let mut connecting = Connecting {
-        connections: drive.subscribers.len() as u64,
-        refused: std::mem::take(&mut drive.refused),
-        seconds,
-        ..Connecting::default()
+    let with = |apart: bool| -> Vec<Group> {
+        let groups = scenario.group.iter().filter(|group| group.apart == apart);
+        groups.cloned().collect()
     };
-    if let (Some(process), Some((cpu_before, bytes_before)), Some(cpu)) = (process, before, cpu) {
-        connecting.cpu_micros_per_connection = micros_each(cpu.since(&cpu_before).total(), drive.opened);
-        let grown = process.resident_bytes()?.saturating_sub(bytes_before);
-        connecting.bytes_per_connection =
-            (drive.opened > 0).then(|| grown as f64 / drive.subscribers.len().max(1) as f64);
-    }
+    let part = |group: Vec<Group>| Scenario {
+        group,
+        ..scenario.clone()
+    };
+    let together = part(with(false));
+    let apart: Vec<Scenario> = with(true).into_iter().map(|group| part(vec![group])).collect();
+    let ready = Barrier::new(1 + apart.len());
+    let mut outcome = std::thread::scope(|scope| {
+        let apart: Vec<_> = apart
+            .iter()
+            .map(|part| scope.spawn(|| run_part(part, target, None, &mut |_, _| {}, &ready)))
+            .collect();
+        let mut outcome = run_part(&together, target, process, progress, &ready)?;
+        for thread in apart {
+            let Ok(part) = thread.join() else {
+                bail!("a thread of the load generator has panicked");
+            };
+            outcome.groups.extend(part?.groups);
+        }
+        Ok(outcome)
+    })?;
+    let place = |name: &str| scenario.group.iter().position(|group| group.name == name);
+    outcome.groups.sort_by_key(|group| place(&group.name));
+    Ok(outcome)
+}
 
+fn run_part(
+    scenario: &Scenario,
+    target: &Target,
+    process: Option<Process>,
+    progress: Progress<'_>,
+    ready: &Barrier,
+) -> Result<Outcome> {
+    let connected = Drive::connected(scenario, target, process, progress);
+    // Whoever has failed comes too, or the others would wait for ever.
+    ready.wait();
+    let (mut drive, connecting, bytes_before) = connected?;
+    let own = Process::own();
     let mut publishing = Publishing::default();
     if scenario.seconds > 0.0 {
         drive.connect_publishers()?;
@@ -195,9 +212,8 @@ pub fn run(
         }
         drive.measuring = false;
         drive.settle(progress)?;
-        if let (Some(process), Some((_, bytes_before))) = (process, before) {
-            let now = i64::try_from(process.resident_bytes()?).unwrap_or(i64::MAX);
-            publishing.grown_bytes = Some(now - i64::try_from(bytes_before).unwrap_or(i64::MAX));
+        if let (Some(process), Some(before)) = (process, bytes_before) {
+            publishing.peak_bytes = Some(process.peak_bytes()?.saturating_sub(before));
         }
         drive.hear_the_stalled();
     }
@@ -242,12 +258,44 @@ impl<'a> Drive<'a> {
             publishers: Vec::new(),
             handshakes: 0,
             refused: BTreeMap::new(),
-            opened: 0,
             measured_from: 0,
             measuring: false,
             slow_due: 0,
             received: 0,
         })
+    }
+
+    /// Connects everybody and looks at what that has cost: also returns the server's resident
+    /// memory before.
+    fn connected(
+        scenario: &'a Scenario,
+        target: &'a Target,
+        process: Option<Process>,
+        progress: Progress<'_>,
+    ) -> Result<(Self, Connecting, Option<u64>)> {
+        let mut drive = Self::new(scenario, target)?;
+        let before = process
+            .map(|process| anyhow::Ok((process.cpu()?, process.resident_bytes()?)))
+            .transpose()?;
+        let begun = Instant::now();
+        drive.connect_all(progress)?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let cpu = process.map(|process| process.cpu()).transpose()?;
+        drive.idle(scenario.idle_seconds, progress)?;
+        let open = drive.subscribers.len() as u64;
+        let mut connecting = Connecting {
+            connections: open,
+            refused: std::mem::take(&mut drive.refused),
+            seconds,
+            ..Connecting::default()
+        };
+        if let (Some(process), Some((cpu_before, bytes_before)), Some(cpu)) = (process, before, cpu) {
+            let attempts = open + connecting.refused.values().sum::<u64>();
+            connecting.cpu_micros_per_connection = micros_each(cpu.since(&cpu_before).total(), attempts);
+            let grown = process.resident_bytes()?.saturating_sub(bytes_before);
+            connecting.bytes_per_connection = (open > 0).then(|| grown as f64 / open as f64);
+        }
+        Ok((drive, connecting, before.map(|(_, bytes)| bytes)))
     }
 
     fn nanos(&self) -> u64 {
