@@ -1,6 +1,7 @@
 //! Chores of the repository. `cargo xtask test` is what everyone runs before a change lands, and
 //! what the continuous integration runs: it installs what is missing and passes all tests.
 
+mod instructions;
 mod supply;
 mod test;
 mod tidy;
@@ -12,7 +13,9 @@ cargo xtask test            all checks and tests; installs what is missing
 cargo xtask test --only S   one step (see --list)
 cargo xtask test --list     the steps
 cargo xtask tidy            rules of the tree that a look at the files can check
-cargo xtask supply          licences, sources and banned crates of everything we depend on";
+cargo xtask supply          licences, sources and banned crates of everything we depend on
+cargo xtask instructions    instructions of fixed work on the fan-out path, against what is stored
+cargo xtask instructions --record   store them";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
         ["test", "--only", step] => test::run(Some(step)),
         ["tidy"] => tidy::run().map(|found| report(&found)),
         ["supply"] => supply::run().map(|found| report(&found)),
+        ["instructions"] => instructions::run(false).map(|(_, found)| report(&found)),
+        ["instructions", "--record"] => instructions::run(true).map(|(_, found)| report(&found)),
         _ => {
             println!("{HELP}");
             Ok(words.is_empty() || words == ["help"])

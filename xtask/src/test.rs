@@ -10,13 +10,22 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 /// The steps, in their order.
-pub(crate) const STEPS: [&str; 8] = [
-    "tidy", "supply", "fmt", "clippy", "rust", "install", "php", "browser",
+pub(crate) const STEPS: [&str; 9] = [
+    "tidy",
+    "supply",
+    "fmt",
+    "clippy",
+    "rust",
+    "install",
+    "instructions",
+    "php",
+    "browser",
 ];
 
 /// Programs that the client tests need, and the Debian packages that bring them.
-const PROGRAMS: [(&str, &[&str]); 4] = [
+const PROGRAMS: [(&str, &[&str]); 5] = [
     ("php", &["php-cli"]),
+    ("valgrind", &["valgrind"]),
     ("nginx", &["nginx"]),
     ("chromium", &["chromium"]),
     ("php-fpm", &["php-fpm"]),
@@ -86,6 +95,12 @@ fn run_step(step: &str) -> Result<Totals> {
         }
         "rust" => counted("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"]),
         "install" => install(),
+        "instructions" => {
+            let (passed, found) = crate::instructions::run(false)?;
+            found.iter().for_each(|line| println!("{line}"));
+            let failed = found.len() as u64;
+            Ok(Totals { passed, failed })
+        }
         "php" => counted("php", &["clients/php/tests/fanfare_test.php"]),
         "browser" => {
             let mut files: Vec<String> = std::fs::read_dir("clients/browser")?

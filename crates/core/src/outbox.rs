@@ -13,9 +13,9 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-/// Most frames in one system call. The kernel takes 1,024; beyond some dozens nothing is gained,
-/// and the array of slices lives on the stack.
+/// Most frames in one system call. The kernel takes 1,024; beyond some dozens nothing is gained.
 pub const SLICES_MAX: usize = 64;
 
 /// A queue that grew beyond this many frames gives its memory back when it runs empty.
@@ -115,15 +115,16 @@ impl Outbox {
     /// Any error but `WouldBlock` means that the connection is gone.
     pub fn flush(&mut self, socket: &mut impl WriteVectored) -> io::Result<Flushed> {
         while !self.front.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let mut count = 0;
             let started = self.front.get(self.front_written..).unwrap_or_default();
-            let waiting = std::iter::once(started).chain(self.rest.iter().map(|frame| &frame[..]));
-            for (slice, bytes) in slices.iter_mut().zip(waiting) {
-                *slice = IoSlice::new(bytes);
-                count += 1;
-            }
-            match socket.write_vectored(slices.get(..count).unwrap_or_default()) {
+            let result = if self.rest.is_empty() {
+                socket.write_vectored(&[IoSlice::new(started)])
+            } else {
+                let waiting = self.rest.iter().take(SLICES_MAX - 1);
+                let mut slices: SmallVec<[IoSlice<'_>; 16]> = SmallVec::from_iter([IoSlice::new(started)]);
+                slices.extend(waiting.map(|frame| IoSlice::new(frame)));
+                socket.write_vectored(&slices)
+            };
+            match result {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => self.consume(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
@@ -135,6 +136,14 @@ impl Outbox {
     }
 
     fn consume(&mut self, mut written: usize) {
+        if written >= self.pending_bytes {
+            // The usual end, and cheaper than frame by frame.
+            self.pending_bytes = 0;
+            self.front_written = 0;
+            self.front = Bytes::new();
+            self.rest.clear();
+            return self.give_back();
+        }
         self.pending_bytes = self.pending_bytes.saturating_sub(written);
         while !self.front.is_empty() {
             let left = self.front.len() - self.front_written;
@@ -150,7 +159,13 @@ impl Outbox {
 
     fn advance(&mut self) {
         self.front = self.rest.pop_front().unwrap_or_default();
-        if self.front.is_empty() && self.rest.capacity() > KEPT_CAPACITY {
+        if self.front.is_empty() {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&mut self) {
+        if self.rest.capacity() > KEPT_CAPACITY {
             self.rest = VecDeque::new();
         }
     }

@@ -35,6 +35,9 @@ pub struct Scenario {
     /// Quiet time after the last connect, before memory is read.
     #[serde(default = "one_second")]
     pub idle_seconds: f64,
+    /// A phase without any progress for this long is given up; what is missing then is missing.
+    #[serde(default = "ten_seconds")]
+    pub patience_seconds: f64,
     /// Settings of the server under test, where it needs other ones than usual.
     #[serde(default)]
     pub settings: Vec<(String, String)>,
@@ -135,6 +138,10 @@ fn one_second() -> f64 {
     1.0
 }
 
+fn ten_seconds() -> f64 {
+    10.0
+}
+
 fn kibibyte() -> usize {
     1_024
 }
@@ -192,6 +199,7 @@ impl Default for Scenario {
             warmup_seconds: one_second(),
             seconds: 0.0,
             idle_seconds: one_second(),
+            patience_seconds: ten_seconds(),
             settings: Vec::new(),
             goal: Vec::new(),
             group: Vec::new(),

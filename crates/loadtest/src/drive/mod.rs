@@ -33,9 +33,6 @@ mod stock;
 /// Handshakes under way at a time: enough to keep a server busy, few enough for any backlog.
 const HANDSHAKES_MAX: usize = 64;
 
-/// Without any progress for this long, a phase is given up.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Bytes read from one connection at a time.
 const SCRATCH_BYTES: usize = 256 << 10;
 
@@ -335,12 +332,13 @@ impl<'a> Drive<'a> {
     fn wait_for_handshakes(&mut self, at_most: usize) -> Result<()> {
         let mut last = Instant::now();
         let mut seen = self.handshakes;
+        let patience = Duration::from_secs_f64(self.scenario.patience_seconds);
         while self.handshakes > at_most {
             self.poll(Duration::from_millis(100))?;
             if self.handshakes != seen {
                 (seen, last) = (self.handshakes, Instant::now());
             }
-            if last.elapsed() > PATIENCE {
+            if last.elapsed() > patience {
                 bail!("{} connections get no answer from the server", self.handshakes);
             }
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::{Conduct, Drive, GroupState, PATIENCE, Progress};
+use super::{Conduct, Drive, GroupState, Progress};
 use crate::outcome::GroupOutcome;
 use crate::scenario::Group;
 use crate::tally::Tally;
@@ -15,6 +15,7 @@ impl Drive<'_> {
     /// Waits for answers and deliveries that are still on their way.
     pub(super) fn settle(&mut self, progress: Progress<'_>) -> Result<()> {
         progress("settling", 0);
+        let patience = Duration::from_secs_f64(self.scenario.patience_seconds);
         let mut last = (self.received, Instant::now());
         loop {
             let flying = self
@@ -45,7 +46,7 @@ impl Drive<'_> {
             if self.received != last.0 {
                 last = (self.received, Instant::now());
             }
-            if last.1.elapsed() > PATIENCE {
+            if last.1.elapsed() > patience {
                 return Ok(());
             }
             let now = self.nanos();

@@ -1,0 +1,159 @@
+//! `cargo xtask instructions`: has the fan-out path become more expensive?
+//!
+//! Time on a shared machine says little; the number of instructions that fixed work takes says
+//! much, and is nearly the same each time. Callgrind counts them, case by case, and they are
+//! compared with `crates/core/instructions.toml`. `--record` writes that file anew.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+const STORED: &str = "crates/core/instructions.toml";
+
+/// How much more a case may take than is stored, as a share, when the compiler is the same.
+const TOLERANCE: f64 = 0.03;
+
+/// The same for another compiler or C library: its own work is counted too.
+const TOLERANCE_OTHER_COMPILER: f64 = 0.25;
+
+/// Counts all cases; returns how many are fine, and a line for each that is not.
+pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
+    let build = [
+        "build",
+        "--release",
+        "--locked",
+        "--quiet",
+        "-p",
+        "fanfare-core",
+        "--example",
+        "instructions",
+    ];
+    if !Command::new("cargo").args(build).status()?.success() {
+        bail!("cannot build the cases");
+    }
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    let program = format!("{target}/release/examples/instructions");
+    let names = output(Command::new(&program))?;
+    let mut counts = BTreeMap::new();
+    for name in names.lines() {
+        let count = count(&program, name)?;
+        println!("{name:40} {count:>10}");
+        counts.insert(name.to_owned(), count);
+    }
+    let compiler =
+        output(Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned())).arg("--version"))?;
+    let compiler = compiler.trim();
+    if record {
+        let rows: String = counts
+            .iter()
+            .map(|(name, count)| format!("{name} = {count}\n"))
+            .collect();
+        let head = "# Instructions of fixed work on the fan-out path, as callgrind counts them.\n\
+                    # Written by `cargo xtask instructions --record`; compared by `cargo xtask test`.\n";
+        std::fs::write(
+            STORED,
+            format!("{head}compiler = {compiler:?}\n\n[cases]\n{rows}"),
+        )?;
+    }
+    let stored: toml::Table = std::fs::read_to_string(STORED)
+        .with_context(|| format!("no {STORED}; `cargo xtask instructions --record` writes it"))?
+        .parse()?;
+    let same = stored.get("compiler").and_then(toml::Value::as_str) == Some(compiler);
+    let tolerance = if same { TOLERANCE } else { TOLERANCE_OTHER_COMPILER };
+    let stored = stored
+        .get("cases")
+        .and_then(toml::Value::as_table)
+        .context("no [cases]")?;
+    let mut found = Vec::new();
+    let mut fine = 0;
+    for name in stored.keys().filter(|name| !counts.contains_key(*name)) {
+        found.push(format!("{name}: stored, but there is no such case any more"));
+    }
+    for (name, count) in &counts {
+        match judge(
+            *count,
+            stored.get(name).and_then(toml::Value::as_integer),
+            tolerance,
+        ) {
+            None => fine += 1,
+            Some(fault) => found.push(format!("{name}: {fault}")),
+        }
+    }
+    Ok((fine, found))
+}
+
+/// What is wrong with a count, if anything.
+fn judge(count: u64, stored: Option<i64>, tolerance: f64) -> Option<String> {
+    let Some(stored) = stored.and_then(|stored| u32::try_from(stored).ok()) else {
+        return Some("nothing is stored to compare with".to_owned());
+    };
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let change = f64::from(count) / f64::from(stored.max(1)) - 1.0;
+    if change > tolerance {
+        return Some(format!(
+            "{count} instructions, {stored} are stored: {:+.1} %, allowed are {:.0} %",
+            change * 100.0,
+            tolerance * 100.0
+        ));
+    }
+    if change < -tolerance {
+        println!(
+            "a case got cheaper by {:.1} %: `cargo xtask instructions --record` keeps the gain",
+            -change * 100.0
+        );
+    }
+    None
+}
+
+fn count(program: &str, name: &str) -> Result<u64> {
+    let run = Command::new("valgrind")
+        .args([
+            "--tool=callgrind",
+            "--callgrind-out-file=/dev/null",
+            "--toggle-collect=instructions::measured*",
+            program,
+            name,
+        ])
+        .output()
+        .context("cannot start valgrind")?;
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    let count = said
+        .lines()
+        .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+    match count {
+        Some(count) if run.status.success() && count > 0 => Ok(count),
+        _ => bail!("valgrind counted nothing in {name}: {said}"),
+    }
+}
+
+fn output(mut command: impl std::borrow::BorrowMut<Command>) -> Result<String> {
+    let command = command.borrow_mut();
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed");
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(count: u64, stored: Option<i64>, fine: bool) {
+        assert_eq!(judge(count, stored, 0.03).is_none(), fine, "{count} {stored:?}");
+    }
+
+    #[test]
+    fn more_is_found_less_is_not() {
+        check(1_000, Some(1_000), true);
+        check(1_030, Some(1_000), true);
+        check(1_031, Some(1_000), false);
+        check(500, Some(1_000), true);
+        check(1_000, None, false);
+        check(1_000, Some(-1), false);
+    }
+}
