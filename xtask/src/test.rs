@@ -44,8 +44,6 @@ pub(crate) fn run(only: Option<&str>) -> Result<bool> {
     {
         bail!("no step {step:?}; there are: {}", STEPS.join(" "));
     }
-    std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .context("the repository has moved")?;
     let mut rows = Vec::new();
     for step in STEPS
         .into_iter()
@@ -204,6 +202,36 @@ fn read_totals(line: &str) -> Option<Totals> {
     Some(Totals { passed, failed })
 }
 
+/// Installs Debian packages, if there are any.
+pub(crate) fn bring(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    let update = Command::new("apt-get").args(["update", "-qq"]).status();
+    let update = update.with_context(|| format!("please install {}", missing.join(" ")))?;
+    if !update.success() {
+        bail!("apt-get update failed; please install {}", missing.join(" "));
+    }
+    let status = Command::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args([
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+        ])
+        .args(missing)
+        .stdout(Stdio::null())
+        .status()?;
+    if !status.success() {
+        bail!("could not install {}", missing.join(" "));
+    }
+    Ok(())
+}
+
 /// Brings what the client tests need and the machine does not have.
 fn install() -> Result<Totals> {
     let missing: Vec<&str> = PROGRAMS
@@ -211,30 +239,7 @@ fn install() -> Result<Totals> {
         .filter(|(program, _)| !is_there(program))
         .flat_map(|(_, packages)| packages.iter().copied())
         .collect();
-    if !missing.is_empty() {
-        println!("installing {}", missing.join(" "));
-        let update = Command::new("apt-get").args(["update", "-qq"]).status();
-        let update = update.with_context(|| format!("please install {}", missing.join(" ")))?;
-        if !update.success() {
-            bail!("apt-get update failed; please install {}", missing.join(" "));
-        }
-        let status = Command::new("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args([
-                "-o",
-                "DPkg::Lock::Timeout=300",
-                "install",
-                "-y",
-                "-qq",
-                "--no-install-recommends",
-            ])
-            .args(&missing)
-            .stdout(Stdio::null())
-            .status()?;
-        if !status.success() {
-            bail!("could not install {}", missing.join(" "));
-        }
-    }
+    bring(&missing)?;
     let lock =
         std::fs::read("clients/browser/package-lock.json").context("clients/browser has no lock file")?;
     let stamp = Path::new("clients/browser/node_modules/.stamp");

@@ -217,21 +217,33 @@ impl Series {
         })
     }
 
+    /// The columns that say something: with few connections, what each costs is noise.
+    fn columns(&self) -> impl Iterator<Item = &'static (&'static str, &'static str, usize)> {
+        let only_connects = self.scenario.seconds <= 0.0;
+        COLUMNS.iter().filter(move |(_, figure, _)| {
+            let of_connects = figure.contains("connection") || *figure == "refused";
+            of_connects == only_connects
+        })
+    }
+
     fn section(&self) -> String {
         let mut out = format!(
             "\n## {}\n\n{}. {}\n\n| Server | {} |\n|---|{}\n",
             self.name,
             self.scenario.title,
             self.scenario.about,
-            COLUMNS.map(|(name, _, _)| name).join(" | "),
-            "---|".repeat(COLUMNS.len())
+            self.columns()
+                .map(|(name, _, _)| *name)
+                .collect::<Vec<_>>()
+                .join(" | "),
+            "---|".repeat(self.columns().count())
         );
         for server in &self.scenario.servers {
-            let cells: Vec<String> = COLUMNS
-                .iter()
-                .map(|(_, figure, digits)| match self.figure(server, figure) {
-                    Some(value) => format!("{value:.*}", *digits),
-                    None => String::new(),
+            let cells: Vec<String> = self
+                .columns()
+                .map(|(_, figure, digits)| {
+                    self.figure(server, figure)
+                        .map_or_else(String::new, |value| format!("{value:.*}", *digits))
                 })
                 .collect();
             let _ = writeln!(out, "| {server} | {} |", cells.join(" | "));
