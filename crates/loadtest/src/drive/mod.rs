@@ -162,7 +162,13 @@ pub fn run(
     let mut outcome = std::thread::scope(|scope| {
         let apart: Vec<_> = apart
             .iter()
-            .map(|part| scope.spawn(|| run_part(part, target, None, &mut |_, _| {}, &ready)))
+            .map(|part| {
+                scope.spawn(|| {
+                    // It waits for a core no longer than needed; without the right to that it still works.
+                    let _ = rustix::process::setpriority_process(None, -20);
+                    run_part(part, target, None, &mut |_, _| {}, &ready)
+                })
+            })
             .collect();
         let mut outcome = run_part(&together, target, process, progress, &ready)?;
         for thread in apart {

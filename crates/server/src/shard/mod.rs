@@ -61,7 +61,7 @@ pub(crate) use open::Facts;
 use timers::Timers;
 
 /// Time that delivering, or flushing, may take in one turn.
-const BUDGET: Duration = Duration::from_millis(2);
+const BUDGET: Duration = Duration::from_millis(1);
 
 /// Bytes read from one connection at a time, into the buffer that all share.
 const SCRATCH_BYTES: usize = 64 << 10;
