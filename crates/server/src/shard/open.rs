@@ -14,10 +14,12 @@ use fanfare_core::app::AppId;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
+use fanfare_core::position::Offset;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
 use fanfare_core::wire::http1::{self, HeadError, HeadLimits, RequestHead, Upgrade};
 use fanfare_core::wire::{plain, sse, websocket};
+use smallvec::SmallVec;
 
 use super::connection::{Connection, Open, Stage, Transport};
 use super::turn::CLOSING_MAX;
@@ -276,15 +278,18 @@ impl State {
         getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
         let id = SessionId(u128::from_ne_bytes(id));
         let mut gaps = Vec::new();
+        let mut positions: SmallVec<[Option<Offset>; 1]> = SmallVec::new();
         for (done, channel) in listen.channels.iter().enumerate() {
             match node
                 .engine
                 .subscribe(listen.app, shard.index, channel, listen.since)
             {
-                Ok(subscribed) if subscribed.missed => {
-                    gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
+                Ok(subscribed) => {
+                    positions.push(subscribed.position.offset);
+                    if subscribed.missed {
+                        gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
+                    }
                 }
-                Ok(_) => {}
                 Err(refusal) => {
                     for channel in listen.channels.iter().take(done) {
                         node.engine.unsubscribe(listen.app, shard.index, channel);
@@ -300,8 +305,9 @@ impl State {
             .iter()
             .map(|channel| self.hub.intern(listen.app, channel))
             .collect();
-        for channel in listen.channels {
-            self.hub.subscribe(key.slot, &Topic::Channel(channel));
+        for (channel, position) in listen.channels.into_iter().zip(positions) {
+            self.hub
+                .subscribe_after(key.slot, &Topic::Channel(channel), position);
         }
         let open = Open {
             session,
