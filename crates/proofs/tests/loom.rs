@@ -2,7 +2,7 @@
 //! away from a thread that could have gone on. With `FANFARE_PROOFS=full`, more of them.
 
 #![cfg(loom)]
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::semicolon_if_nothing_returned)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize as Count, Ordering};
