@@ -21,7 +21,7 @@ use fanfare_core::wire::http1::{self, HeadError, HeadLimits, RequestHead, Upgrad
 use fanfare_core::wire::{plain, sse, websocket};
 use smallvec::SmallVec;
 
-use super::connection::{Connection, Open, Stage, Transport};
+use super::connection::{Connection, Open, Place, Stage, Transport};
 use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
 use crate::api;
@@ -161,6 +161,12 @@ impl State {
     fn close_without_session(&mut self, shard: &Shard, key: Key) {
         let deadline = shard.now() + CLOSING_MAX;
         let Some(connection) = self.get(key) else { return };
+        // From now on it costs a descriptor for a second at most; a storm of those who must go
+        // again must not take the places of those who publish.
+        let place = std::mem::replace(&mut connection.place, Place::GivenBack);
+        if matches!(connection.transport, Transport::Socket(_)) && place == Place::Taken {
+            shard.node.connection_closed();
+        }
         if matches!(connection.stage, Stage::Head { .. }) {
             connection.stage = Stage::Closing { deadline };
             self.heads_open -= 1;
@@ -406,9 +412,13 @@ fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
     };
     match upgrade {
         Upgrade::Yes { accept } => {
-            let facts = node
-                .room_for_one()
-                .and_then(|()| door::listen(node, &asked, true));
+            // The server's own probe is let in always: a full house is not a sick one.
+            let room = if node.is_probe(asked.path) {
+                Ok(())
+            } else {
+                node.room_for_one()
+            };
+            let facts = room.and_then(|()| door::listen(node, &asked, true));
             Route::WebSocket { accept, facts }
         }
         Upgrade::Lost => Route::Refused {
