@@ -90,7 +90,8 @@ fn judge(count: u64, stored: Option<i64>, tolerance: f64) -> Option<String> {
     };
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     let change = f64::from(count) / f64::from(stored.max(1)) - 1.0;
-    if change > tolerance {
+    // Not `change > tolerance`: 1.03 - 1.0 is a little more than 0.03.
+    if f64::from(count) > f64::from(stored.max(1)) * (1.0 + tolerance) {
         return Some(format!(
             "{count} instructions, {stored} are stored: {:+.1} %, allowed are {:.0} %",
             change * 100.0,

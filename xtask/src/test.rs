@@ -10,17 +10,21 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 /// The steps, in their order.
-pub(crate) const STEPS: [&str; 9] = [
+pub(crate) const STEPS: [&str; 10] = [
     "tidy",
     "supply",
     "fmt",
     "clippy",
     "rust",
+    "proofs",
     "install",
     "instructions",
     "php",
     "browser",
 ];
+
+/// The tools that decide the order of events, each a build of its own: see `crates/proofs`.
+const MODELS: [&str; 2] = ["loom", "shuttle"];
 
 /// Programs that the client tests need, and the Debian packages that bring them.
 const PROGRAMS: [(&str, &[&str]); 5] = [
@@ -92,6 +96,7 @@ fn run_step(step: &str) -> Result<Totals> {
             whole("cargo", &arguments)
         }
         "rust" => counted("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"]),
+        "proofs" => proofs(),
         "install" => install(),
         "instructions" => {
             let (passed, found) = crate::instructions::run(false)?;
@@ -147,9 +152,51 @@ fn whole(program: &str, arguments: &[&str]) -> Result<Totals> {
     })
 }
 
+/// What the shards share, under every order of events that the tools can think of.
+fn proofs() -> Result<Totals> {
+    let rustc = Command::new("rustc").arg("-vV").output().context("no rustc")?;
+    let rustc = String::from_utf8_lossy(&rustc.stdout).into_owned();
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("rustc does not name its host")?;
+    // A folder of its own, since other flags mean other builds of everything; and a named target,
+    // since then they do not reach what only runs at build time, which both tools so share.
+    let folder = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let folder = Path::new(&folder).join("proofs");
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let mut sum = Totals::default();
+    for model in MODELS {
+        let arguments = [
+            "--package",
+            "fanfare-proofs",
+            "--profile",
+            "proofs",
+            "--locked",
+            "--target",
+            host,
+            "--test",
+            model,
+        ];
+        let mut command = Command::new("cargo");
+        command
+            .arg("test")
+            .args(arguments)
+            .arg("--target-dir")
+            .arg(&folder)
+            .env("RUSTFLAGS", format!("{flags} --cfg {model} -D warnings"));
+        let totals = counted_lines("cargo", command)?;
+        sum.passed += totals.passed;
+        sum.failed += totals.failed;
+    }
+    Ok(sum)
+}
+
 /// A test runner: its lines are shown as they come, and its totals are read from them.
 fn counted(program: &str, arguments: &[&str]) -> Result<Totals> {
-    let mut child = command(program, arguments)
+    counted_lines(program, command(program, arguments))
+}
+
+fn counted_lines(program: &str, mut command: Command) -> Result<Totals> {
+    let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;

@@ -5,6 +5,11 @@
 //! topics match. That is what the stamp is for: the offset of the last publication that a
 //! session was given, compared only where doubles are possible at all.
 //!
+//! A shard may still hold publications that were ordered before a session subscribed, for others
+//! who were there then. They are not for the new one, which was told the position that its
+//! subscription begins at and may have heard them on another connection: see
+//! [`Hub::subscribe_after`].
+//!
 //! Subscribers of a topic are kept apart by wire form, so the loop over them decides nothing:
 //! one frame, many slots. Publications that wait one behind the other for the same channels are
 //! delivered as a *run*: their frames are joined once, and each subscriber gets one buffer.
@@ -65,6 +70,9 @@ struct AppTopics {
     /// Distinct patterns. Scanned for every publication of the app, hence few.
     patterns: Vec<(ChannelPattern, u32)>,
     all: Option<u32>,
+    /// The highest position that a subscription of the app began after. Of what is published
+    /// behind it, nobody need be asked whether it is too old for him.
+    begun: Option<Offset>,
 }
 
 #[derive(Debug)]
@@ -88,6 +96,8 @@ struct Member {
 struct Subscription {
     topic: u32,
     place: u32,
+    /// The position that it begins after.
+    after: Option<Offset>,
 }
 
 impl Hub {
@@ -107,17 +117,25 @@ impl Hub {
         });
     }
 
-    /// Lets a session listen to one more topic. Returns whether that is new for the session.
+    /// Lets a session listen to one more topic, and hear whatever is delivered from now on.
+    /// Returns whether that is new for the session.
     pub fn subscribe(&mut self, slot: Slot, topic: &Topic) -> bool {
+        self.subscribe_after(slot, topic, None)
+    }
+
+    /// The same, but what has its place at `after` or before is not for this subscription: it was
+    /// published before the session came, and only waited here.
+    ///
+    /// `after` belongs to the life of the order that the publications belong to. An engine whose
+    /// order begins anew lets its sessions subscribe anew.
+    pub fn subscribe_after(&mut self, slot: Slot, topic: &Topic, after: Option<Offset>) -> bool {
         let Some(member) = self.members.get_mut(slot as usize).and_then(Option::as_mut) else {
             debug_assert!(false, "slot {slot} subscribes without having joined");
             return false;
         };
-        let index = self
-            .apps
-            .entry(member.app)
-            .or_default()
-            .enter(member.app, topic, &mut self.topics);
+        let app = self.apps.entry(member.app).or_default();
+        let index = app.enter(member.app, topic, &mut self.topics);
+        app.begun = app.begun.max(after);
         if member
             .subscriptions
             .iter()
@@ -129,6 +147,7 @@ impl Hub {
         member.subscriptions.push(Subscription {
             topic: index,
             place: to_u32(slots.len()),
+            after,
         });
         slots.push(slot);
         true
@@ -227,17 +246,31 @@ impl Hub {
     ///
     /// Costs some nanoseconds per subscriber; whoever calls this flushes later.
     pub fn deliver(&mut self, run: &[Arc<Publication>], mut queue: impl FnMut(Slot, &Bytes)) -> usize {
+        let Some(first) = run.first() else { return 0 };
+        let begun = self.apps.get(&first.app).and_then(|app| app.begun);
+        if run.len() > 1 && Some(first.offset) <= begun {
+            // Not for all alike: some subscription may begin in the midst of it.
+            return run
+                .iter()
+                .map(|publication| self.deliver_run(std::slice::from_ref(publication), &mut queue))
+                .sum();
+        }
+        self.deliver_run(run, &mut queue)
+    }
+
+    fn deliver_run(&mut self, run: &[Arc<Publication>], queue: &mut impl FnMut(Slot, &Bytes)) -> usize {
         let Some(last) = run.last() else { return 0 };
         if last.is_for_everyone() {
             return run
                 .iter()
-                .map(|publication| self.deliver_to_everyone(publication, &mut queue))
+                .map(|publication| self.deliver_to_everyone(publication, queue))
                 .sum();
         }
         let Some(app) = self.apps.get(&last.app) else {
             return 0;
         };
         let single = last.places().len() == 1 && app.patterns.is_empty() && app.all.is_none();
+        let for_all = Some(last.offset) > app.begun;
         let excluded: SmallVec<[SessionId; 4]> = run
             .iter()
             .filter_map(|publication| publication.excluded)
@@ -252,7 +285,7 @@ impl Hub {
                         continue;
                     }
                     let joined = joined(run, at, *form);
-                    if single && excluded.is_empty() {
+                    if single && for_all && excluded.is_empty() {
                         count += slots.len() * run.len();
                         slots.iter().for_each(|&slot| queue(slot, &joined));
                         continue;
@@ -262,6 +295,9 @@ impl Hub {
                             continue;
                         };
                         if member.stamp == Some(last.offset) {
+                            continue;
+                        }
+                        if !for_all && member.began_after(last.offset, Some(index)) {
                             continue;
                         }
                         if !single {
@@ -290,9 +326,14 @@ impl Hub {
         let Some(place) = publication.places().first() else {
             return 0;
         };
+        let begun = self.apps.get(&publication.app).and_then(|app| app.begun);
+        let for_all = Some(publication.offset) > begun;
         let mut count = 0;
         for (slot, member) in self.members.iter().enumerate() {
             let Some(member) = member else { continue };
+            if !for_all && member.began_after(publication.offset, None) {
+                continue;
+            }
             if member.app == publication.app && publication.excluded != Some(member.id) {
                 count += 1;
                 queue(to_u32(slot), &publication.encoded(place, member.form));
@@ -346,6 +387,15 @@ fn joined(run: &[Arc<Publication>], at: usize, form: WireForm) -> Bytes {
         bytes.extend_from_slice(&encoded(publication));
     }
     bytes.into()
+}
+
+impl Member {
+    /// Whether a subscription, of this topic or of any, begins only after this place.
+    fn began_after(&self, offset: Offset, topic: Option<u32>) -> bool {
+        self.subscriptions.iter().any(|subscription| {
+            topic.is_none_or(|topic| subscription.topic == topic) && Some(offset) <= subscription.after
+        })
+    }
 }
 
 impl AppTopics {

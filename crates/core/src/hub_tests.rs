@@ -115,6 +115,55 @@ fn apps_do_not_hear_each_other() {
     assert_eq!(heard(&mut hub, &publication(&["*"], 2, None)), [1]);
 }
 
+/// Session 0 listens to these topics, each after a position; a publication to these channels is at
+/// place 7. Session 1 listens to `a` from the beginning.
+#[track_caller]
+fn check_after(topics: &[(&str, u64)], channels: &[&str], expected: &[Slot]) {
+    let mut hub = Hub::default();
+    for slot in [0, 1] {
+        hub.join(slot, id(slot), APP, WireForm::WebSocketRaw);
+    }
+    for (text, after) in topics {
+        assert!(hub.subscribe_after(0, &topic(text), Offset::new(*after)));
+    }
+    hub.subscribe(1, &topic("a"));
+    let got = heard(&mut hub, &publication(channels, 7, None));
+    assert_eq!(got, expected, "{topics:?} {channels:?}");
+}
+
+#[test]
+fn what_was_published_before_a_session_came_is_not_for_it() {
+    check_after(&[("a", 6)], &["a"], &[0, 1]);
+    check_after(&[("a", 7)], &["a"], &[1]);
+    check_after(&[("a", 8)], &["a"], &[1]);
+    check_after(&[("a", 0)], &["a"], &[0, 1]);
+    // Came to `a` before place 7 and to `b` behind it: heard by the one, and once.
+    check_after(&[("a", 6), ("b", 7)], &["a", "b"], &[0, 1]);
+    check_after(&[("b", 7), ("a", 6)], &["b", "a"], &[0, 1]);
+    check_after(&[("b", 7), ("a", 6)], &["b"], &[]);
+    check_after(&[("a", 7), ("room/*", 7), ("ALL", 7)], &["a", "room/7"], &[1]);
+    check_after(&[("ALL", 6)], &["a"], &[0, 1]);
+    check_after(&[("a", 7)], &["*"], &[1]);
+    check_after(&[("a", 6)], &["*"], &[0, 1]);
+}
+
+#[test]
+fn a_subscription_may_begin_in_the_midst_of_a_run() {
+    let mut hub = Hub::default();
+    for (slot, after) in [(0, 0), (1, 8)] {
+        hub.join(slot, id(slot), APP, WireForm::WebSocketRaw);
+        hub.subscribe_after(slot, &topic("a"), Offset::new(after));
+    }
+    let run: Vec<_> = (7..10).map(|offset| publication(&["a"], offset, None)).collect();
+    let mut heard = [Vec::new(), Vec::new()];
+    let count = hub.deliver(&run, |slot, bytes| heard[slot as usize].extend_from_slice(bytes));
+    let frames = |run: &[Arc<Publication>]| -> Vec<u8> {
+        let encode = |one: &Arc<Publication>| one.encoded(&one.places()[0], WireForm::WebSocketRaw);
+        run.iter().flat_map(encode).collect()
+    };
+    assert_eq!((count, heard), (4, [frames(&run), frames(&run[2..])]));
+}
+
 #[test]
 fn subscribing_twice_is_once() {
     let mut hub = Hub::default();

@@ -10,7 +10,9 @@
 //! | what is broadcast, and its frames         | [`publication`]            |
 //! | order: offsets, epochs, ids               | [`position`]               |
 //! | who listens to what                       | [`hub`]                    |
+//! | what waits for a shard                    | [`mailbox`]                |
 //! | what waits for a slow reader              | [`outbox`]                 |
+//! | what threads share, and its models        | [`sync`], [`frames`]       |
 //! | one connection's protocol                 | [`session`]                |
 //! | bytes on the wire                         | [`wire`]                   |
 //! | who may do what, origins, keys            | [`auth`]                   |
@@ -26,11 +28,14 @@ pub mod app;
 pub mod auth;
 pub mod channel;
 pub mod disconnect;
+pub mod frames;
 pub mod hub;
 pub mod limits;
+pub mod mailbox;
 pub mod moment;
 pub mod outbox;
 pub mod position;
 pub mod publication;
 pub mod session;
+pub mod sync;
 pub mod wire;

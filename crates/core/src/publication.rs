@@ -8,7 +8,7 @@
 //!
 //! This module does not know who listens, nor who may speak.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::app::AppId;
 use crate::channel::{ChannelName, is_unprintable};
+use crate::frames::Frames;
 use crate::position::{Link, Offset, Position};
 use crate::session::SessionId;
 use crate::wire::plain;
@@ -136,7 +137,7 @@ pub struct Place {
     pub channel: Option<ChannelName>,
     /// What came before in this channel.
     pub previous: Option<Offset>,
-    encoded: [OnceLock<Bytes>; WireForm::COUNT],
+    encoded: Frames,
 }
 
 /// A draft that has its place in the order. Shared by all who deliver it; never changes.
@@ -174,7 +175,7 @@ impl Publication {
             Place {
                 channel,
                 previous: link.previous,
-                encoded: Default::default(),
+                encoded: Frames::default(),
             }
         };
         let places: SmallVec<[Place; 1]> = match draft.audience {
@@ -237,9 +238,8 @@ impl Publication {
     /// The bytes for every subscriber of `place` that speaks `form`. The first caller encodes;
     /// the others, on any shard, share its result.
     pub fn encoded(&self, place: &Place, form: WireForm) -> Bytes {
-        match place.encoded.get(form as usize) {
-            Some(cell) => cell.get_or_init(|| plain::encode(self, place, form)).clone(),
-            None => plain::encode(self, place, form),
-        }
+        place
+            .encoded
+            .get_or_make(form, || plain::encode(self, place, form))
     }
 }

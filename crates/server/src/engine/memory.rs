@@ -11,15 +11,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::position::{Epoch, Link, Offset, Position};
 use fanfare_core::publication::{Audience, Draft, Publication};
+use fanfare_core::sync::{AtomicUsize, Mutex, Ordering};
 use fanfare_core::wire::plain::request::Since;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::{Drafts, Engine, Mailboxes, Receipt, Subscribed};

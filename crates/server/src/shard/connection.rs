@@ -33,6 +33,16 @@ pub(crate) struct Connection {
     pub(super) blocked_since: Option<Moment>,
     /// The tick for which the timer wheel has an entry that counts.
     pub(super) armed: u64,
+    pub(super) place: Place,
+}
+
+/// Whether a connection counts among those that the node has room for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Place {
+    /// It does.
+    Taken,
+    /// It was refused and only waits to go.
+    GivenBack,
 }
 
 /// Where the bytes go.
@@ -86,6 +96,7 @@ impl Connection {
             watches_writable: false,
             blocked_since: None,
             armed: u64::MAX,
+            place: Place::Taken,
         }
     }
 }

@@ -14,12 +14,14 @@ use fanfare_core::app::AppId;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
+use fanfare_core::position::Offset;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
 use fanfare_core::wire::http1::{self, HeadError, HeadLimits, RequestHead, Upgrade};
 use fanfare_core::wire::{plain, sse, websocket};
+use smallvec::SmallVec;
 
-use super::connection::{Connection, Open, Stage, Transport};
+use super::connection::{Connection, Open, Place, Stage, Transport};
 use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
 use crate::api;
@@ -159,6 +161,12 @@ impl State {
     fn close_without_session(&mut self, shard: &Shard, key: Key) {
         let deadline = shard.now() + CLOSING_MAX;
         let Some(connection) = self.get(key) else { return };
+        // From now on it costs a descriptor for a second at most; a storm of those who must go
+        // again must not take the places of those who publish.
+        let place = std::mem::replace(&mut connection.place, Place::GivenBack);
+        if matches!(connection.transport, Transport::Socket(_)) && place == Place::Taken {
+            shard.node.connection_closed();
+        }
         if matches!(connection.stage, Stage::Head { .. }) {
             connection.stage = Stage::Closing { deadline };
             self.heads_open -= 1;
@@ -276,15 +284,18 @@ impl State {
         getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
         let id = SessionId(u128::from_ne_bytes(id));
         let mut gaps = Vec::new();
+        let mut positions: SmallVec<[Option<Offset>; 1]> = SmallVec::new();
         for (done, channel) in listen.channels.iter().enumerate() {
             match node
                 .engine
                 .subscribe(listen.app, shard.index, channel, listen.since)
             {
-                Ok(subscribed) if subscribed.missed => {
-                    gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
+                Ok(subscribed) => {
+                    positions.push(subscribed.position.offset);
+                    if subscribed.missed {
+                        gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
+                    }
                 }
-                Ok(_) => {}
                 Err(refusal) => {
                     for channel in listen.channels.iter().take(done) {
                         node.engine.unsubscribe(listen.app, shard.index, channel);
@@ -300,8 +311,9 @@ impl State {
             .iter()
             .map(|channel| self.hub.intern(listen.app, channel))
             .collect();
-        for channel in listen.channels {
-            self.hub.subscribe(key.slot, &Topic::Channel(channel));
+        for (channel, position) in listen.channels.into_iter().zip(positions) {
+            self.hub
+                .subscribe_after(key.slot, &Topic::Channel(channel), position);
         }
         let open = Open {
             session,
@@ -400,9 +412,13 @@ fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
     };
     match upgrade {
         Upgrade::Yes { accept } => {
-            let facts = node
-                .room_for_one()
-                .and_then(|()| door::listen(node, &asked, true));
+            // The server's own probe is let in always: a full house is not a sick one.
+            let room = if node.is_probe(asked.path) {
+                Ok(())
+            } else {
+                node.room_for_one()
+            };
+            let facts = room.and_then(|()| door::listen(node, &asked, true));
             Route::WebSocket { accept, facts }
         }
         Upgrade::Lost => Route::Refused {

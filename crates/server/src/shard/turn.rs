@@ -19,7 +19,7 @@ use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::connection::{Connection, Socket, Stage, Transport};
+use super::connection::{Connection, Place, Socket, Stage, Transport};
 use super::timers::tick_of;
 use super::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, Key, LISTENER, Shard, State, URGENT_MAX};
 use crate::log_gate::Kind;
@@ -578,9 +578,9 @@ impl State {
             Stage::Closing { .. } => {}
         }
         match connection.transport {
-            Transport::Socket(_) => shard.node.connection_closed(),
+            Transport::Socket(_) if connection.place == Place::Taken => shard.node.connection_closed(),
             Transport::Body(Some(waker)) => waker.wake(),
-            Transport::Body(None) => {}
+            Transport::Socket(_) | Transport::Body(None) => {}
         }
     }
 

@@ -27,7 +27,10 @@ pub struct Server {
 }
 
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    without_settings(Command::new(env!("CARGO_BIN_EXE_fanfare")))
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FANFARE_")) {
         command.env_remove(name);
     }
@@ -37,7 +40,18 @@ pub fn command() -> Command {
 impl Server {
     /// Starts with these settings (`FANFARE_…`), and returns when it is ready.
     pub fn start(settings: &[(&str, &str)]) -> Self {
-        let mut command = command();
+        Self::start_as(command(), settings)
+    }
+
+    /// The same for a process that may have no more than so many files open.
+    pub fn start_with_files(files: usize, settings: &[(&str, &str)]) -> Self {
+        let mut shell = without_settings(Command::new("sh"));
+        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\"")]);
+        shell.arg(env!("CARGO_BIN_EXE_fanfare"));
+        Self::start_as(shell, settings)
+    }
+
+    fn start_as(mut command: Command, settings: &[(&str, &str)]) -> Self {
         command
             .env("FANFARE_LISTEN", "127.0.0.1:0")
             .env("FANFARE_SHARDS", "2");
@@ -71,6 +85,13 @@ impl Server {
 
     pub fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
+            .unwrap()
+            .count()
+    }
+
+    /// Descriptors that are open.
+    pub fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
             .unwrap()
             .count()
     }
