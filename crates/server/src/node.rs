@@ -132,6 +132,7 @@ impl Node {
                 decode: DecodeLimits {
                     message_bytes_max: limits.message_bytes_max,
                     fragments_max: limits.fragments_max,
+                    inflate: None,
                 },
                 heartbeat: config.sessions.heartbeat.clone().map(|[ask, reply]| (ask, reply)),
             }),
