@@ -17,6 +17,7 @@ use fanfare_core::moment::Moment;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
 use fanfare_core::wire::http1::{self, HeadError, HeadLimits, RequestHead, Upgrade};
+use fanfare_core::wire::websocket::extension::Agreement;
 use fanfare_core::wire::{plain, sse, websocket};
 
 use super::connection::{Connection, Open, Stage, Transport};
@@ -103,7 +104,10 @@ impl State {
                 }
             }
             Route::WebSocket { accept, facts } => {
-                self.send_last(key, http1::switching_protocols(&accept).into());
+                let extensions = facts.as_ref().ok().and_then(|listen| listen.deflate);
+                let extensions = extensions.map(Agreement::field);
+                let answer = http1::switching_protocols(&accept, extensions.as_deref());
+                self.send_last(key, answer.into());
                 let peer = self.peer(key);
                 self.open_websocket(shard, key, Facts { listen: facts, peer }, now);
                 if !early.is_empty() {
@@ -214,7 +218,12 @@ impl State {
         let node = &shard.node;
         let result = facts.listen.and_then(|listen| {
             let first_ping = now + self.first_after(node.config.sessions.ping_interval);
-            let settings = std::sync::Arc::clone(&node.websocket_settings);
+            let settings = if listen.deflate.is_some() {
+                &node.deflate_settings
+            } else {
+                &node.websocket_settings
+            };
+            let settings = std::sync::Arc::clone(settings);
             let session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
             self.open(
                 shard,
@@ -318,8 +327,8 @@ impl State {
             node.log.say(Kind::Open, || {
                 let peer = peer.map(|peer| peer.to_string());
                 let form = match listen.form {
-                    WireForm::WebSocketRaw | WireForm::WebSocketMeta => "websocket",
                     WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
+                    _ => "websocket",
                 };
                 let channels: Vec<&str> = open
                     .channels
@@ -327,7 +336,8 @@ impl State {
                     .take(8)
                     .map(fanfare_core::channel::ChannelName::as_str)
                     .collect();
-                tracing::info!(session = %id, peer, form, channels = ?channels, "session opened");
+                let deflate = listen.deflate.is_some();
+                tracing::info!(session = %id, peer, form, deflate, channels = ?channels, "session opened");
             });
         }
         if let Some(connection) = self.get(key) {
@@ -448,6 +458,7 @@ fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
         authorization: head.field("authorization"),
         accept: head.field("accept"),
         last_event_id: head.field_str("last-event-id"),
+        extensions: head.fields_named("sec-websocket-extensions").collect(),
     }
 }
 
