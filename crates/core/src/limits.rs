@@ -44,6 +44,11 @@ pub struct Limits {
     #[serde(with = "seconds")]
     pub message_time_max: Duration,
 
+    /// Bytes that one byte of a compressed WebSocket message may become, in a message of more than
+    /// 16,384 bytes. DEFLATE can reach about 1,030, so more means: no limit. Answered 1009.
+    /// Default 250.
+    pub inflate_ratio_max: usize,
+
     /// Channels that one connection may listen to. Answered 4400 or 400. Default 200.
     pub subscriptions_max: usize,
 
@@ -94,6 +99,7 @@ impl Default for Limits {
             body_time_max: Duration::from_secs(30),
             fragments_max: 1_024,
             message_time_max: Duration::from_secs(30),
+            inflate_ratio_max: 250,
             subscriptions_max: 200,
             outbox_bytes_max: 1 << 20,
             outbox_stall_max: Duration::from_secs(10),
@@ -157,6 +163,7 @@ impl Limits {
             ("body_bytes_max", self.body_bytes_max),
             ("batch_lines_max", self.batch_lines_max),
             ("fragments_max", self.fragments_max as usize),
+            ("inflate_ratio_max", self.inflate_ratio_max),
             ("subscriptions_max", self.subscriptions_max),
             ("mailbox_publications_max", self.mailbox_publications_max),
             ("channels_max", self.channels_max),

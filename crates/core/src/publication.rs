@@ -115,18 +115,34 @@ pub enum WireForm {
     EventStreamRaw,
     /// Event stream, the message in JSON with its id and channel (`meta=1`).
     EventStreamMeta,
+    /// Like [`Self::WebSocketRaw`], compressed where that is worth it (permessage-deflate).
+    WebSocketRawDeflate,
+    /// Like [`Self::WebSocketMeta`], compressed where that is worth it (permessage-deflate).
+    WebSocketMetaDeflate,
 }
 
 impl WireForm {
     /// Every form; a form's place here is its index.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::WebSocketRaw,
         Self::WebSocketMeta,
         Self::EventStreamRaw,
         Self::EventStreamMeta,
+        Self::WebSocketRawDeflate,
+        Self::WebSocketMetaDeflate,
     ];
     /// How many forms there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// The form of a session that has agreed on permessage-deflate; event streams know none.
+    #[must_use]
+    pub fn deflate(self) -> Self {
+        match self {
+            Self::WebSocketRaw | Self::WebSocketRawDeflate => Self::WebSocketRawDeflate,
+            Self::WebSocketMeta | Self::WebSocketMetaDeflate => Self::WebSocketMetaDeflate,
+            Self::EventStreamRaw | Self::EventStreamMeta => self,
+        }
+    }
 }
 
 /// One channel of a publication, the publication's tie to the one before it there, and the

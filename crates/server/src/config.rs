@@ -16,6 +16,7 @@ use std::time::Duration;
 use fanfare_core::auth::{OriginRules, Secret};
 use fanfare_core::channel::ChannelPattern;
 use fanfare_core::limits::{Limits, seconds};
+use fanfare_core::wire::websocket::deflate::DeflateSettings;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
@@ -85,6 +86,9 @@ pub struct Config {
     /// Timing of sessions.
     pub sessions: Sessions,
 
+    /// Compression of WebSocket messages.
+    pub compression: Compression,
+
     /// What connections and publications may cost.
     pub limits: Limits,
 }
@@ -142,6 +146,31 @@ pub struct Sessions {
     pub heartbeat: Option<[String; 2]>,
 }
 
+/// Section `[compression]`: permessage-deflate (RFC 7692), which browsers always offer. A
+/// publication is compressed once, for all its listeners.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compression {
+    /// Whether it is agreed to; never for a session that listens to a private channel. Default
+    /// true.
+    pub enabled: bool,
+    /// Messages smaller than this are sent as they are, in bytes. Default 512.
+    pub bytes_min: usize,
+    /// 1 (fastest) to 9 (smallest). Default 2.
+    pub level: u8,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        let deflate = DeflateSettings::default();
+        Self {
+            enabled: true,
+            bytes_min: deflate.bytes_min,
+            level: deflate.level,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -155,6 +184,7 @@ impl Default for Config {
             log: Log::default(),
             channels: Channels::default(),
             sessions: Sessions::default(),
+            compression: Compression::default(),
             limits: Limits::default(),
         }
     }
@@ -347,6 +377,7 @@ fn set(table: &mut toml::Table, key: &str, text: &str) {
         Some(toml::Value::Integer(_)) => text
             .parse::<i64>()
             .map_or_else(|_| text.into(), toml::Value::Integer),
+        Some(toml::Value::Boolean(_)) => text.parse().map_or_else(|_| text.into(), toml::Value::Boolean),
         Some(toml::Value::Array(_)) => list(),
         None if key == "sessions.heartbeat" => list(),
         _ => text.into(),
@@ -493,6 +524,12 @@ impl Config {
             return Err(ConfigError(
                 "sessions.stream_age_max must be at least 1s".to_owned(),
             ));
+        }
+        if !(1..=9).contains(&self.compression.level) {
+            return Err(ConfigError(format!(
+                "compression.level: 1 to 9, not {}; compression.enabled = false turns it off",
+                self.compression.level
+            )));
         }
         self.limits
             .check()

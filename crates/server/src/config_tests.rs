@@ -100,6 +100,15 @@ fn layers_from_weak_to_strong() {
     check("", &[("FANFARE_SESSIONS_HEARTBEAT", "ping,pong")], &[], |c| {
         c.sessions.heartbeat = Some(["ping".to_owned(), "pong".to_owned()]);
     });
+    check(
+        "[compression]\nbytes_min = 0",
+        &[("FANFARE_COMPRESSION_ENABLED", "false")],
+        &[],
+        |c| {
+            c.compression.bytes_min = 0;
+            c.compression.enabled = false;
+        },
+    );
 }
 
 #[test]
@@ -140,6 +149,23 @@ fn errors_name_the_key_and_the_line() {
 
 #[test]
 fn contradictions_are_found_before_a_socket_opens() {
+    for level in [0, 10] {
+        check_refused(
+            &format!("[compression]\nlevel = {level}"),
+            &[],
+            &["compression.level", "1 to 9"],
+        );
+    }
+    check_refused(
+        "",
+        &[("FANFARE_COMPRESSION_ENABLED", "maybe")],
+        &["FANFARE_COMPRESSION_ENABLED", "maybe"],
+    );
+    check_refused(
+        "[limits]\ninflate_ratio_max = 0",
+        &[],
+        &["limits.inflate_ratio_max"],
+    );
     check_refused("listen = \"0.0.0.0:8080\"", &[], &["key = \"", "FANFARE_KEY="]);
     check_refused("listen = \"[::]:8080\"", &[], &["key = \""]);
     check_refused(

@@ -10,6 +10,7 @@ use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::publication::WireForm;
 use fanfare_core::wire::plain::request::{self, PlainRequest, Since};
+use fanfare_core::wire::websocket::extension::{self, Agreement};
 use smallvec::SmallVec;
 
 use crate::node::Node;
@@ -24,6 +25,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) authorization: Option<&'a [u8]>,
     pub(crate) accept: Option<&'a [u8]>,
     pub(crate) last_event_id: Option<&'a str>,
+    /// All `Sec-WebSocket-Extensions` fields.
+    pub(crate) extensions: SmallVec<[&'a [u8]; 1]>,
 }
 
 /// Rules of a node, made from its configuration.
@@ -40,6 +43,8 @@ pub(crate) struct Listen {
     pub(crate) app: AppId,
     pub(crate) channels: SmallVec<[ChannelName; 1]>,
     pub(crate) form: WireForm,
+    /// Compression, if both sides want it.
+    pub(crate) deflate: Option<Agreement>,
     pub(crate) echo: bool,
     pub(crate) since: Option<Since>,
     pub(crate) may_speak: bool,
@@ -94,10 +99,18 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
     for channel in channels {
         policy.permit(channel, Operation::Listen, identity)?;
     }
+    // The length of a compressed message tells of its content, and this is for those who may not
+    // know it (the attacks called CRIME and BREACH). What everyone may hear has no secrets.
+    let may_deflate =
+        websocket && node.config.compression.enabled && !channels.iter().any(|name| policy.is_private(name));
+    let offers = asked.extensions.iter().copied();
+    let deflate = may_deflate.then(|| extension::negotiate(offers)).flatten();
+    let form = parsed.form(websocket);
     Ok(Listen {
         app: AppId::DEFAULT,
         channels: channels.into(),
-        form: parsed.form(websocket),
+        form: if deflate.is_some() { form.deflate() } else { form },
+        deflate,
         echo: parsed.echo,
         // A browser comes back to the URL it was given, with what it has seen since in the field.
         since: asked

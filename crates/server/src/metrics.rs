@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::session::Session;
+use fanfare_core::wire::websocket::deflate;
 use parking_lot::Mutex;
 
 use crate::node::Node;
@@ -76,8 +77,23 @@ pub struct ShardMetrics {
     turn_nanos: Counter,
     turn_nanos_max: AtomicU64,
     disconnects: Labelled,
+    deflate: DeflateMetrics,
     /// Ticks of the shard's own clock: stands still when the shard does.
     beats: AtomicU64,
+}
+
+/// Compression on a shard; [`deflate::DeflateCounts`] says what each is.
+#[derive(Debug, Default)]
+struct DeflateMetrics {
+    deflated: Counter,
+    deflated_from: Counter,
+    deflated_to: Counter,
+    inflated: Counter,
+    inflated_from: Counter,
+    inflated_to: Counter,
+    refused_data: Counter,
+    refused_size: Counter,
+    refused_ratio: Counter,
 }
 
 impl ShardMetrics {
@@ -101,6 +117,25 @@ impl ShardMetrics {
         self.turns.add(1);
         self.turn_nanos.0.fetch_add(nanos, Ordering::Relaxed);
         self.turn_nanos_max.fetch_max(nanos, Ordering::Relaxed);
+        self.count_deflate();
+    }
+
+    /// Fetches what the calling thread, which is this shard's, has compressed and inflated.
+    fn count_deflate(&self) {
+        let counts = deflate::take_counts();
+        if counts == deflate::DeflateCounts::default() {
+            return;
+        }
+        let own = &self.deflate;
+        own.deflated.add(counts.deflated);
+        own.deflated_from.add(counts.deflated_from_bytes);
+        own.deflated_to.add(counts.deflated_to_bytes);
+        own.inflated.add(counts.inflated);
+        own.inflated_from.add(counts.inflated_from_bytes);
+        own.inflated_to.add(counts.inflated_to_bytes);
+        own.refused_data.add(counts.refused_data);
+        own.refused_size.add(counts.refused_size);
+        own.refused_ratio.add(counts.refused_ratio);
     }
 
     pub(crate) fn beat(&self) {
@@ -239,6 +274,7 @@ impl Metrics {
             "Bytes read from sessions.",
             self.sum(|s| s.bytes_in.get()),
         );
+        self.render_deflate(&mut out);
         out.head(
             "fanfare_mailbox_publications",
             "gauge",
@@ -307,6 +343,53 @@ impl Metrics {
             self.start.elapsed().as_secs(),
         );
         out.0
+    }
+}
+
+impl Metrics {
+    fn render_deflate(&self, out: &mut Exposition) {
+        let sum = |read: fn(&DeflateMetrics) -> &Counter| self.sum(|shard| read(&shard.deflate).get());
+        out.one(
+            "fanfare_deflate_frames_total",
+            "counter",
+            "Frames compressed, each once for all who hear it.",
+            sum(|d| &d.deflated),
+        );
+        out.one(
+            "fanfare_deflate_input_bytes_total",
+            "counter",
+            "Bytes of those frames before compression.",
+            sum(|d| &d.deflated_from),
+        );
+        out.one(
+            "fanfare_deflate_output_bytes_total",
+            "counter",
+            "Bytes of those frames after compression.",
+            sum(|d| &d.deflated_to),
+        );
+        out.one(
+            "fanfare_inflate_messages_total",
+            "counter",
+            "Compressed messages received.",
+            sum(|d| &d.inflated),
+        );
+        out.one(
+            "fanfare_inflate_input_bytes_total",
+            "counter",
+            "Bytes of those messages as they arrived.",
+            sum(|d| &d.inflated_from),
+        );
+        out.one(
+            "fanfare_inflate_output_bytes_total",
+            "counter",
+            "Bytes of those messages.",
+            sum(|d| &d.inflated_to),
+        );
+        let name = "fanfare_inflate_refused_total";
+        out.head(name, "counter", "Compressed messages refused, by reason.");
+        out.line(name, "reason", "data", sum(|d| &d.refused_data));
+        out.line(name, "reason", "size", sum(|d| &d.refused_size));
+        out.line(name, "reason", "ratio", sum(|d| &d.refused_ratio));
     }
 }
 

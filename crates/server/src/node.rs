@@ -15,6 +15,7 @@ use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{StreamSettings, WebSocketSettings};
 use fanfare_core::wire::websocket::DecodeLimits;
+use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -58,6 +59,8 @@ pub struct Node {
     pub(crate) log: LogGate,
     pub(crate) rules: Rules,
     pub(crate) websocket_settings: Arc<WebSocketSettings>,
+    /// The same for sessions that have agreed on permessage-deflate.
+    pub(crate) deflate_settings: Arc<WebSocketSettings>,
     pub(crate) stream_settings: Arc<StreamSettings>,
     pub(crate) connections_max: usize,
     pub(crate) handshakes_max: usize,
@@ -117,6 +120,20 @@ impl Node {
             origins: OriginRules::new(&config.origins, development)?,
             hosts: HostRules::new(&config.hosts, on_loopback),
         };
+        let websocket = WebSocketSettings {
+            ping_interval: config.sessions.ping_interval,
+            message_time_max: limits.message_time_max,
+            decode: DecodeLimits {
+                message_bytes_max: limits.message_bytes_max,
+                fragments_max: limits.fragments_max,
+                inflate: None,
+            },
+            heartbeat: config.sessions.heartbeat.clone().map(|[ask, reply]| (ask, reply)),
+        };
+        let mut deflate = websocket.clone();
+        deflate.decode.inflate = Some(InflateLimits {
+            ratio_max: limits.inflate_ratio_max,
+        });
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
@@ -126,15 +143,8 @@ impl Node {
             metrics,
             log: LogGate::new(),
             rules,
-            websocket_settings: Arc::new(WebSocketSettings {
-                ping_interval: config.sessions.ping_interval,
-                message_time_max: limits.message_time_max,
-                decode: DecodeLimits {
-                    message_bytes_max: limits.message_bytes_max,
-                    fragments_max: limits.fragments_max,
-                },
-                heartbeat: config.sessions.heartbeat.clone().map(|[ask, reply]| (ask, reply)),
-            }),
+            websocket_settings: Arc::new(websocket),
+            deflate_settings: Arc::new(deflate),
             stream_settings: Arc::new(StreamSettings {
                 heartbeat_interval: config.sessions.ping_interval,
             }),
@@ -219,6 +229,7 @@ impl Node {
             app: AppId::PROBE,
             channels: ChannelName::new("probe").into_iter().collect::<SmallVec<_>>(),
             form: WireForm::WebSocketRaw,
+            deflate: None,
             echo: false,
             since: None,
             may_speak: false,
@@ -381,6 +392,10 @@ fn run_shard(
     let shard = Shard::new(Arc::clone(node), index, listener).context("cannot watch the listening socket")?;
     let (stop, stopped) = watch::channel(false);
     local.block_on(&runtime, async move {
+        deflate::prepare_thread(DeflateSettings {
+            bytes_min: node.config.compression.bytes_min,
+            level: node.config.compression.level,
+        });
         tracing::debug!(index, %address, "shard is running");
         let looping = tokio::task::spawn_local(Rc::clone(&shard).run(stopped));
         if let Some(admin) = admin {

@@ -114,6 +114,11 @@ impl Policy {
         }
     }
 
+    /// Whether a channel is one that clients may not listen to without being invited.
+    pub fn is_private(&self, channel: &ChannelName) -> bool {
+        is_in(&self.private, channel)
+    }
+
     /// Whether `identity` may do this. The only function that decides it.
     pub fn permit(
         &self,
@@ -124,14 +129,13 @@ impl Policy {
         if identity == Identity::Server {
             return Ok(());
         }
-        let is_in = |patterns: &[ChannelPattern]| patterns.iter().any(|p| p.matches(channel.as_str()));
         match operation {
-            Operation::Listen if is_in(&self.private) => Err(Refusal::Unauthorized(
+            Operation::Listen if self.is_private(channel) => Err(Refusal::Unauthorized(
                 format!("channel {:?} is private", channel.as_str()).into(),
             )),
             Operation::Listen => Ok(()),
             // Who may not hear a channel may not speak on it either, whatever `talk` says.
-            Operation::Speak if is_in(&self.talk) && !is_in(&self.private) => Ok(()),
+            Operation::Speak if is_in(&self.talk, channel) && !self.is_private(channel) => Ok(()),
             Operation::Speak => Err(Refusal::Forbidden(
                 format!(
                     "channel {:?} is not open to talk: publishing needs the key (Authorization: Bearer …)",
@@ -157,6 +161,10 @@ impl Policy {
             )),
         }
     }
+}
+
+fn is_in(patterns: &[ChannelPattern], channel: &ChannelName) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(channel.as_str()))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ fn settings() -> WebSocketSettings {
         decode: DecodeLimits {
             message_bytes_max: 16,
             fragments_max: 4,
+            inflate: None,
         },
         heartbeat: Some(("heart".to_owned(), "beat".to_owned())),
     }

@@ -287,12 +287,18 @@ pub fn websocket_upgrade(head: &RequestHead<'_>) -> Upgrade {
     }
 }
 
-/// The answer to a handshake.
-pub fn switching_protocols(accept: &str) -> Vec<u8> {
-    format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-    )
-    .into_bytes()
+/// The answer to a handshake, with the extensions that were agreed on, if any.
+pub fn switching_protocols(accept: &str, extensions: Option<&str>) -> Vec<u8> {
+    let mut head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
+    );
+    if let Some(extensions) = extensions {
+        head.push_str("Sec-WebSocket-Extensions: ");
+        head.push_str(extensions);
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    head.into_bytes()
 }
 
 /// A small whole answer, after which the connection is closed. Fields with a line end in them are

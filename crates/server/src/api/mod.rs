@@ -237,6 +237,11 @@ fn asked<B>(request: &Request<B>) -> Asked<'_> {
         authorization: fields.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
         accept: fields.get(header::ACCEPT).map(HeaderValue::as_bytes),
         last_event_id: text(header::HeaderName::from_static("last-event-id")),
+        extensions: fields
+            .get_all(header::SEC_WEBSOCKET_EXTENSIONS)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect(),
     }
 }
 
@@ -279,6 +284,7 @@ fn websocket(
         .node
         .room_for_one()
         .and_then(|()| door::listen(&shard.node, &asked(request), true));
+    let extensions = listen.as_ref().ok().and_then(|listen| listen.deflate);
     let upgrade = hyper::upgrade::on(&mut *request);
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
@@ -297,6 +303,9 @@ fn websocket(
     fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     if let Ok(accept) = HeaderValue::from_str(&accept) {
         fields.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(extensions) = extensions.and_then(|agreed| HeaderValue::from_str(&agreed.field()).ok()) {
+        fields.insert(header::SEC_WEBSOCKET_EXTENSIONS, extensions);
     }
     Ok(answer)
 }

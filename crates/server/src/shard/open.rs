@@ -18,6 +18,7 @@ use fanfare_core::position::Offset;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
 use fanfare_core::wire::http1::{self, HeadError, HeadLimits, RequestHead, Upgrade};
+use fanfare_core::wire::websocket::extension::Agreement;
 use fanfare_core::wire::{plain, sse, websocket};
 use smallvec::SmallVec;
 
@@ -105,7 +106,10 @@ impl State {
                 }
             }
             Route::WebSocket { accept, facts } => {
-                self.send_last(key, http1::switching_protocols(&accept).into());
+                let extensions = facts.as_ref().ok().and_then(|listen| listen.deflate);
+                let extensions = extensions.map(Agreement::field);
+                let answer = http1::switching_protocols(&accept, extensions.as_deref());
+                self.send_last(key, answer.into());
                 let peer = self.peer(key);
                 self.open_websocket(shard, key, Facts { listen: facts, peer }, now);
                 if !early.is_empty() {
@@ -222,7 +226,12 @@ impl State {
         let node = &shard.node;
         let result = facts.listen.and_then(|listen| {
             let first_ping = now + self.first_after(node.config.sessions.ping_interval);
-            let settings = std::sync::Arc::clone(&node.websocket_settings);
+            let settings = if listen.deflate.is_some() {
+                &node.deflate_settings
+            } else {
+                &node.websocket_settings
+            };
+            let settings = std::sync::Arc::clone(settings);
             let session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
             self.open(
                 shard,
@@ -330,8 +339,8 @@ impl State {
             node.log.say(Kind::Open, || {
                 let peer = peer.map(|peer| peer.to_string());
                 let form = match listen.form {
-                    WireForm::WebSocketRaw | WireForm::WebSocketMeta => "websocket",
                     WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
+                    _ => "websocket",
                 };
                 let channels: Vec<&str> = open
                     .channels
@@ -339,7 +348,8 @@ impl State {
                     .take(8)
                     .map(fanfare_core::channel::ChannelName::as_str)
                     .collect();
-                tracing::info!(session = %id, peer, form, channels = ?channels, "session opened");
+                let deflate = listen.deflate.is_some();
+                tracing::info!(session = %id, peer, form, deflate, channels = ?channels, "session opened");
             });
         }
         if let Some(connection) = self.get(key) {
@@ -464,6 +474,7 @@ fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
         authorization: head.field("authorization"),
         accept: head.field("accept"),
         last_event_id: head.field_str("last-event-id"),
+        extensions: head.fields_named("sec-websocket-extensions").collect(),
     }
 }
 

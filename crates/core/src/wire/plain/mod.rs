@@ -6,7 +6,8 @@
 //!
 //! Forms (`plain.md` section 2): raw is the message itself; meta is one JSON object with id,
 //! channel, event, user, and `data` for text or `base64` for binary. An event stream cannot
-//! carry binary, so there it arrives as `event: binary` with base64 data.
+//! carry binary, so there it arrives as `event: binary` with base64 data. The compressed forms are
+//! made of the plain ones, and are the same bytes where compressing is not worth it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -46,6 +47,12 @@ pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes
             DataKind::Binary => websocket::binary(&publication.data),
         },
         WireForm::WebSocketMeta => websocket::text(meta(publication, place, &id).as_bytes()),
+        WireForm::WebSocketRawDeflate => {
+            websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketRaw))
+        }
+        WireForm::WebSocketMetaDeflate => {
+            websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketMeta))
+        }
         WireForm::EventStreamMeta => stream_event(&id, None, meta(publication, place, &id).as_bytes()),
         WireForm::EventStreamRaw => {
             let event = publication
@@ -97,8 +104,9 @@ pub fn gap(form: WireForm, channel: &str, now: Position) -> Option<Bytes> {
     let channel = serde_json::to_string(channel).unwrap_or_default();
     let meta = format!(r#"{{"event":"gap","channel":{channel}}}"#);
     match form {
-        WireForm::WebSocketRaw => None,
-        WireForm::WebSocketMeta => Some(websocket::text(meta.as_bytes())),
+        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate => None,
+        // Far too short to be compressed.
+        WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => Some(websocket::text(meta.as_bytes())),
         WireForm::EventStreamMeta => Some(stream_event(&now.to_string(), None, meta.as_bytes())),
         WireForm::EventStreamRaw => {
             let data = format!(r#"{{"channel":{channel}}}"#);
@@ -139,6 +147,27 @@ mod tests {
         for (form, expected) in WireForm::ALL.into_iter().zip(expected) {
             let got = publication.encoded(&publication.places()[0], form);
             assert_eq!(got, expected, "{form:?}: {:?}", String::from_utf8_lossy(&got));
+            assert!(shared(publication, form), "too short for {:?}", form.deflate());
+        }
+    }
+
+    /// Whether a form's compressed one is the very same bytes.
+    fn shared(publication: &Publication, form: WireForm) -> bool {
+        let [one, other] =
+            [form, form.deflate()].map(|form| publication.encoded(&publication.places()[0], form));
+        one.as_ptr() == other.as_ptr()
+    }
+
+    #[test]
+    fn the_compressed_forms_are_made_once_and_only_where_it_is_worth_it() {
+        const LONG: &[u8] = &[b'x'; 700];
+        let long = publication(None, DataKind::Text, LONG, false);
+        assert!(!shared(&long, WireForm::WebSocketRaw) && !shared(&long, WireForm::WebSocketMeta));
+        assert!(shared(&long, WireForm::EventStreamRaw) && shared(&long, WireForm::EventStreamMeta));
+        for form in [WireForm::WebSocketRawDeflate, WireForm::WebSocketMetaDeflate] {
+            let [one, other] = [(); 2].map(|()| long.encoded(&long.places()[0], form));
+            assert_eq!(one.as_ptr(), other.as_ptr());
+            assert_eq!(one[0], 0xc1, "a whole text message with RSV1");
         }
     }
 

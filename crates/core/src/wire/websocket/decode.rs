@@ -2,7 +2,7 @@
 //!
 //! | part           | size              | note                                            |
 //! |----------------|-------------------|-------------------------------------------------|
-//! | flags + opcode | 1 byte            | the reserved bits are always refused            |
+//! | flags + opcode | 1 byte            | RSV1 only where permessage-deflate was agreed   |
 //! | mask + length  | 1, 3 or 9 bytes   | the mask bit is required (RFC 6455 section 5.1) |
 //! | masking key    | 4 bytes           |                                                 |
 //!
@@ -25,15 +25,31 @@
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::deflate::{self, InflateLimits, Inflating, RSV1};
 use crate::wire::utf8::Utf8Checker;
 
 /// Sizes of what a peer may send.
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeLimits {
-    /// Largest message, in bytes, over all its fragments.
+    /// Largest message, in bytes, over all its fragments; of a compressed one, when inflated.
     pub message_bytes_max: usize,
     /// Most fragments of one message.
     pub fragments_max: u32,
+    /// Set when permessage-deflate was agreed on: then messages may be compressed.
+    pub inflate: Option<InflateLimits>,
+}
+
+impl DecodeLimits {
+    /// Most payload of a message. Compressed data may be a little longer than what it stands for:
+    /// up to nine bits for a byte, and the heads of blocks (RFC 1951 sections 3.2.4 and 3.2.6).
+    fn payload_bytes_max(&self, compressed: bool) -> usize {
+        let max = self.message_bytes_max;
+        if compressed {
+            max.saturating_add(max / 8).saturating_add(64)
+        } else {
+            max
+        }
+    }
 }
 
 /// Text or binary.
@@ -66,7 +82,7 @@ pub enum Event {
 /// How the peer broke RFC 6455, or a limit.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub enum ProtocolError {
-    /// A reserved bit is set, and no extension was agreed on (section 5.2).
+    /// A reserved bit is set where no agreed extension allows it (section 5.2; RFC 7692 section 6).
     #[error("reserved bits set")]
     ReservedBits,
     /// An opcode that has no meaning (section 5.2).
@@ -99,15 +115,21 @@ pub enum ProtocolError {
     /// The message exceeds [`DecodeLimits::fragments_max`].
     #[error("too many fragments")]
     TooManyFragments,
+    /// What was to be inflated is not DEFLATE (RFC 1951), or ends in the middle.
+    #[error("compressed data is broken")]
+    BadDeflate,
+    /// The message exceeds [`InflateLimits::ratio_max`].
+    #[error("compressed message inflates too far")]
+    InflatesTooFar,
 }
 
 impl ProtocolError {
     /// Code of the close frame (section 7.4.1).
     pub fn close_code(self) -> u16 {
         match self {
-            Self::NotUtf8 => 1007,
+            Self::NotUtf8 | Self::BadDeflate => 1007,
             Self::TooManyFragments => 1008,
-            Self::TooLarge => 1009,
+            Self::TooLarge | Self::InflatesTooFar => 1009,
             _ => 1002,
         }
     }
@@ -115,7 +137,7 @@ impl ProtocolError {
     /// Reason for the close frame.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::ReservedBits => "reserved bits set without an extension",
+            Self::ReservedBits => "reserved bits set without an extension that allows it",
             Self::UnknownOpcode => "unknown opcode",
             Self::NotMasked => "client frames must be masked",
             Self::BadLength => "length not in its shortest form",
@@ -126,6 +148,8 @@ impl ProtocolError {
             Self::NotUtf8 => "text is not valid UTF-8",
             Self::TooLarge => "message too large",
             Self::TooManyFragments => "too many fragments",
+            Self::BadDeflate => "compressed data is not valid DEFLATE",
+            Self::InflatesTooFar => "message inflates to too many times its compressed size",
         }
     }
 }
@@ -150,6 +174,10 @@ struct Unfinished {
     control: Vec<u8>,
     /// The message that is arriving, over all fragments so far.
     message: Vec<u8>,
+    /// The same, if it is compressed.
+    inflating: Option<Box<Inflating>>,
+    /// Payload of that message, as declared by its frames so far.
+    payload_bytes: usize,
     /// Kind of that message; `None` when none has begun.
     kind: Option<MessageKind>,
     fragments: u32,
@@ -178,6 +206,7 @@ enum Opcode {
 
 struct Head {
     fin: bool,
+    compressed: bool,
     opcode: Opcode,
     mask: [u8; 4],
     len: u64,
@@ -223,22 +252,25 @@ impl Decoder {
 
     /// Bytes kept for what is unfinished.
     pub fn buffered_bytes(&self) -> usize {
-        self.kept
-            .as_ref()
-            .map_or(0, |state| state.message.capacity() + state.control.capacity())
+        self.kept.as_ref().map_or(0, |state| {
+            let inflating = state.inflating.as_ref();
+            state.message.capacity()
+                + state.control.capacity()
+                + inflating.map_or(0, |inflating| inflating.buffered_bytes())
+        })
     }
 }
 
 /// The usual case: an unfragmented data frame that is here whole. Nothing is kept for it.
 fn whole_frame(input: &mut &mut [u8], limits: &DecodeLimits) -> Result<Option<Event>, ProtocolError> {
-    let Some(head) = read_head(input)? else {
+    let Some(head) = read_head(input, limits)? else {
         return Ok(None);
     };
     let Opcode::Data(kind) = head.opcode else {
         return Ok(None);
     };
     let len = usize::try_from(head.len).unwrap_or(usize::MAX);
-    if len > limits.message_bytes_max {
+    if len > limits.payload_bytes_max(head.compressed) {
         *input = &mut [];
         return Err(ProtocolError::TooLarge);
     }
@@ -249,6 +281,13 @@ fn whole_frame(input: &mut &mut [u8], limits: &DecodeLimits) -> Result<Option<Ev
     *input = rest;
     let payload = frame.get_mut(head.bytes..).unwrap_or_default();
     unmask(payload, head.mask, 0);
+    if head.compressed {
+        let inflated = deflate::inflate(payload, kind, limits);
+        if inflated.is_err() {
+            *input = &mut [];
+        }
+        return inflated.map(|data| Some(Event::Message { kind, data }));
+    }
     if kind == MessageKind::Text && simdutf8::basic::from_utf8(payload).is_err() {
         *input = &mut [];
         return Err(ProtocolError::NotUtf8);
@@ -279,6 +318,8 @@ impl Unfinished {
             let control = matches!(frame.opcode, Opcode::Close | Opcode::Ping | Opcode::Pong);
             if control {
                 self.control.extend_from_slice(bytes);
+            } else if let Some(inflating) = &mut self.inflating {
+                inflating.feed(bytes, limits)?;
             } else {
                 if self.kind == Some(MessageKind::Text) {
                     self.utf8.feed(bytes).map_err(|_| ProtocolError::NotUtf8)?;
@@ -296,7 +337,7 @@ impl Unfinished {
                 return control_event(frame.opcode, payload).map(Some);
             }
             if frame.fin {
-                return self.finish_message().map(Some);
+                return self.finish_message(limits).map(Some);
             }
         }
         *input = &mut [];
@@ -312,7 +353,7 @@ impl Unfinished {
             *place = *byte;
             len += 1;
         }
-        let head = read_head(bytes.get(..len).unwrap_or_default())?;
+        let head = read_head(bytes.get(..len).unwrap_or_default(), limits)?;
         let used = head.as_ref().map_or(len, |head| head.bytes);
         *input = std::mem::take(input).get_mut(used - kept..).unwrap_or_default();
         let Some(head) = head else {
@@ -329,12 +370,15 @@ impl Unfinished {
                 self.kind = Some(kind);
                 self.fragments = 1;
                 self.utf8 = Utf8Checker::default();
+                self.payload_bytes = 0;
+                self.inflating = head.compressed.then(|| Box::new(Inflating::new(kind)));
             }
             Opcode::Continuation => self.fragments = self.fragments.saturating_add(1),
             Opcode::Close | Opcode::Ping | Opcode::Pong => {}
         }
         if matches!(head.opcode, Opcode::Data(_) | Opcode::Continuation) {
-            if self.message.len().saturating_add(len) > limits.message_bytes_max {
+            self.payload_bytes = self.payload_bytes.saturating_add(len);
+            if self.payload_bytes > limits.payload_bytes_max(self.inflating.is_some()) {
                 return Err(ProtocolError::TooLarge);
             }
             if self.fragments > limits.fragments_max {
@@ -351,8 +395,12 @@ impl Unfinished {
         Ok(true)
     }
 
-    fn finish_message(&mut self) -> Result<Event, ProtocolError> {
+    fn finish_message(&mut self, limits: &DecodeLimits) -> Result<Event, ProtocolError> {
         let kind = self.kind.take().unwrap_or(MessageKind::Binary);
+        if let Some(inflating) = self.inflating.take() {
+            let data = inflating.finish(limits)?;
+            return Ok(Event::Message { kind, data });
+        }
         if kind == MessageKind::Text {
             self.utf8.finish().map_err(|_| ProtocolError::NotUtf8)?;
         }
@@ -364,11 +412,14 @@ impl Unfinished {
 }
 
 /// Decodes the frame head at the start of `input`, or `None` when `input` ends inside it.
-fn read_head(input: &[u8]) -> Result<Option<Head>, ProtocolError> {
+fn read_head(input: &[u8], limits: &DecodeLimits) -> Result<Option<Head>, ProtocolError> {
     let Some(&first) = input.first() else {
         return Ok(None);
     };
-    if first & 0x70 != 0 {
+    // RFC 7692 section 6: RSV1 stands on the first frame of a message, and only there.
+    let compressed = first & RSV1 != 0;
+    let may_be_compressed = limits.inflate.is_some() && matches!(first & 0x0f, 0x1 | 0x2);
+    if first & 0x30 != 0 || (compressed && !may_be_compressed) {
         return Err(ProtocolError::ReservedBits);
     }
     let opcode = match first & 0x0f {
@@ -423,6 +474,7 @@ fn read_head(input: &[u8]) -> Result<Option<Head>, ProtocolError> {
     };
     Ok(Some(Head {
         fin,
+        compressed,
         opcode,
         mask,
         len,
@@ -472,4 +524,4 @@ fn unmask(bytes: &mut [u8], mask: [u8; 4], at: usize) {
 
 #[cfg(test)]
 #[path = "decode_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -8,9 +8,10 @@ use super::*;
 const LIMITS: DecodeLimits = DecodeLimits {
     message_bytes_max: 70_000,
     fragments_max: 3,
+    inflate: None,
 };
 
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(in crate::wire::websocket) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
     match payload.len() {
@@ -34,7 +35,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn outline(event: &Event) -> String {
+pub(in crate::wire::websocket) fn outline(event: &Event) -> String {
     match event {
         Event::Message {
             kind: MessageKind::Text,
@@ -56,7 +57,10 @@ fn outline(event: &Event) -> String {
 }
 
 /// Feeds the pieces; returns what was said, and the error at the end if there was one.
-fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &DecodeLimits) -> Vec<String> {
+pub(in crate::wire::websocket) fn feed<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    limits: &DecodeLimits,
+) -> Vec<String> {
     let mut decoder = Decoder::default();
     let mut said = Vec::new();
     for piece in pieces {
@@ -81,7 +85,7 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, limits: &DecodeLimits) -
 }
 
 #[track_caller]
-fn check_with(limits: &DecodeLimits, frames: &[Vec<u8>], expected: &[&str]) {
+pub(in crate::wire::websocket) fn check_with(limits: &DecodeLimits, frames: &[Vec<u8>], expected: &[&str]) {
     let bytes = frames.concat();
     assert_eq!(feed([&bytes[..]], limits), expected, "whole");
     assert_eq!(feed(bytes.chunks(1), limits), expected, "byte by byte");
@@ -228,6 +232,7 @@ fn limits_hold_at_the_limit_and_one_beyond() {
     let limits = DecodeLimits {
         message_bytes_max: 10,
         fragments_max: 3,
+        inflate: None,
     };
     check_with(&limits, &[frame(0x81, b"1234567890")], &["text 1234567890"]);
     check_with(&limits, &[frame(0x81, b"12345678901")], &["error 1009"]);
@@ -271,6 +276,7 @@ fn what_is_declared_is_not_allocated() {
     let limits = DecodeLimits {
         message_bytes_max: 1 << 40,
         fragments_max: 3,
+        inflate: None,
     };
     let mut decoder = Decoder::default();
     let mut bytes = vec![0x82, 0xff, 0, 0, 0, 0x10, 0, 0, 0, 0, 1, 2, 3, 4, 9, 9, 9];
@@ -296,7 +302,7 @@ proptest! {
         messages in prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..300), 0_usize..3, any::<bool>()), 0..6),
         cuts in prop::collection::vec(1_usize..50, 1..30),
     ) {
-        let limits = DecodeLimits { message_bytes_max: 300, fragments_max: 10 };
+        let limits = DecodeLimits { message_bytes_max: 300, fragments_max: 10, inflate: None };
         let (mut bytes, mut expected) = (Vec::new(), Vec::new());
         for (text, data, splits, ping) in messages {
             let data = if text { String::from_utf8_lossy(&data).into_owned().into_bytes() } else { data };

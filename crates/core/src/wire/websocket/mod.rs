@@ -1,8 +1,8 @@
 //! WebSocket frames (RFC 6455), the server's side.
 //!
 //! [`Decoder`] turns bytes into [`Event`]s; this file makes the frames that a server sends and
-//! the handshake's answer. No socket, no clock, no extension: RSV1 is where permessage-deflate
-//! would come in, and until then it is refused like the other reserved bits.
+//! the handshake's answer. One extension: permessage-deflate ([`extension`] agrees on it,
+//! [`deflate`] does it). No socket, no clock.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,6 +10,8 @@ use bytes::Bytes;
 use sha1::{Digest, Sha1};
 
 mod decode;
+pub mod deflate;
+pub mod extension;
 
 pub use decode::{DecodeLimits, Decoder, Event, MessageKind, ProtocolError};
 
