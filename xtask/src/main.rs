@@ -2,6 +2,7 @@
 //! what the continuous integration runs: it installs what is missing and passes all tests.
 
 mod bench;
+mod conformance;
 mod instructions;
 mod supply;
 mod test;
@@ -15,6 +16,7 @@ cargo xtask test --only S   one step (see --list)
 cargo xtask test --list     the steps
 cargo xtask tidy            rules of the tree that a look at the files can check
 cargo xtask supply          licences, sources and banned crates of everything we depend on
+cargo xtask conformance     all of what judges the wire, also compression and through proxies (10 minutes)
 cargo xtask bench           all benchmarks (about 20 minutes), and their report in docs/benchmarks
 cargo xtask bench NAME…     scenarios with such names; --quick: one short round, to see them run
 cargo xtask instructions    instructions of fixed work on the fan-out path, against what is stored
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         ["test", "--only", step] => test::run(Some(step)),
         ["tidy"] => tidy::run().map(|found| report(&found)),
         ["supply"] => supply::run().map(|found| report(&found)),
+        ["conformance"] => conformance::run(),
         ["bench", rest @ ..] => {
             let names: Vec<&str> = rest.iter().copied().filter(|word| *word != "--quick").collect();
             bench::run(&names, rest.contains(&"--quick"))

@@ -3,14 +3,14 @@
 //! A failing step does not stop the others, so that one run shows all there is to mend.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 /// The steps, in their order.
-pub(crate) const STEPS: [&str; 10] = [
+pub(crate) const STEPS: [&str; 11] = [
     "tidy",
     "supply",
     "fmt",
@@ -19,6 +19,7 @@ pub(crate) const STEPS: [&str; 10] = [
     "proofs",
     "install",
     "instructions",
+    "conformance",
     "php",
     "browser",
 ];
@@ -27,7 +28,8 @@ pub(crate) const STEPS: [&str; 10] = [
 const MODELS: [&str; 2] = ["loom", "shuttle"];
 
 /// Programs that the client tests need, and the Debian packages that bring them.
-const PROGRAMS: [(&str, &[&str]); 5] = [
+const PROGRAMS: [(&str, &[&str]); 6] = [
+    ("python3", &["python3", "python3-venv"]),
     ("php", &["php-cli"]),
     ("valgrind", &["valgrind"]),
     ("nginx", &["nginx"]),
@@ -35,10 +37,23 @@ const PROGRAMS: [(&str, &[&str]); 5] = [
     ("php-fpm", &["php-fpm"]),
 ];
 
+/// What a step has counted.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-struct Totals {
-    passed: u64,
-    failed: u64,
+pub(crate) struct Totals {
+    /// Checks that held.
+    pub(crate) passed: u64,
+    /// Checks that did not.
+    pub(crate) failed: u64,
+}
+
+impl Totals {
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+        }
+    }
 }
 
 /// Runs all steps, or one; says whether all is well.
@@ -61,11 +76,11 @@ pub(crate) fn run(only: Option<&str>) -> Result<bool> {
         });
         rows.push((step, totals, begun.elapsed()));
     }
-    println!("\n{:10} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
+    println!("\n{:12} {:>7} {:>7} {:>8}", "step", "passed", "failed", "seconds");
     let mut sum = Totals::default();
     for (step, totals, took) in rows {
         println!(
-            "{step:10} {:>7} {:>7} {:>8.1}",
+            "{step:12} {:>7} {:>7} {:>8.1}",
             totals.passed,
             totals.failed,
             took.as_secs_f64()
@@ -104,6 +119,7 @@ fn run_step(step: &str) -> Result<Totals> {
             let failed = found.len() as u64;
             Ok(Totals { passed, failed })
         }
+        "conformance" => crate::conformance::quick(),
         "php" => counted("php", &["clients/php/tests/fanfare_test.php"]),
         "browser" => {
             let mut files: Vec<String> = std::fs::read_dir("clients/browser")?
@@ -130,19 +146,23 @@ fn found(lines: &[String]) -> Totals {
 fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
-    // Debug information of one shared build: the client tests run what `cargo test` has built.
-    let binary = std::env::current_dir()
-        .unwrap_or_default()
-        .join("target/debug/fanfare");
-    command.env(
-        "FANFARE_BIN",
-        std::env::var_os("CARGO_TARGET_DIR").map_or(binary, |dir| Path::new(&dir).join("debug/fanfare")),
-    );
+    command.env("FANFARE_BIN", binary());
     command
 }
 
+/// The folder of everything that is built or brought.
+pub(crate) fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    std::env::current_dir().unwrap_or_default().join(target)
+}
+
+/// The server to test: `FANFARE_BIN`, or that of the one shared build, which `cargo test` makes.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("FANFARE_BIN").map_or_else(|| target().join("debug/fanfare"), PathBuf::from)
+}
+
 /// A program that passes or fails as a whole.
-fn whole(program: &str, arguments: &[&str]) -> Result<Totals> {
+pub(crate) fn whole(program: &str, arguments: &[&str]) -> Result<Totals> {
     let status = command(program, arguments)
         .status()
         .with_context(|| format!("cannot start {program}"))?;
@@ -191,7 +211,7 @@ fn proofs() -> Result<Totals> {
 }
 
 /// A test runner: its lines are shown as they come, and its totals are read from them.
-fn counted(program: &str, arguments: &[&str]) -> Result<Totals> {
+pub(crate) fn counted(program: &str, arguments: &[&str]) -> Result<Totals> {
     counted_lines(program, command(program, arguments))
 }
 
@@ -287,6 +307,7 @@ fn install() -> Result<Totals> {
         .flat_map(|(_, packages)| packages.iter().copied())
         .collect();
     bring(&missing)?;
+    crate::conformance::install()?;
     let lock =
         std::fs::read("clients/browser/package-lock.json").context("clients/browser has no lock file")?;
     let stamp = Path::new("clients/browser/node_modules/.stamp");
@@ -307,7 +328,8 @@ fn install() -> Result<Totals> {
     Ok(Totals { passed: 1, failed: 0 })
 }
 
-fn is_there(program: &str) -> bool {
+/// Whether a program can be found.
+pub(crate) fn is_there(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin";
     path.split(':').any(|folder| {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -19,6 +19,10 @@ use crate::moment::Moment;
 use crate::publication::DataKind;
 use crate::wire::websocket::{self, DecodeLimits, Decoder, Event, MessageKind};
 
+/// Pings of one read that are answered one by one; beyond, only the newest
+/// (`security-baseline.md` section 6.2).
+const PONGS_MAX: usize = 50;
+
 /// What all plain `WebSockets` of a node have in common.
 #[derive(Clone, Debug)]
 pub struct WebSocketSettings {
@@ -66,20 +70,19 @@ impl PlainWebSocket {
         }
         self.heard_at = now;
         let mut input = bytes;
-        // A peer may send many pings at once; only the newest needs an answer (RFC 6455 section 5.5.3).
-        let mut pong = None;
+        let mut pongs = Pongs::default();
         while !self.over {
             match self.decoder.decode(&mut input, &self.settings.decode) {
                 Ok(None) => break,
                 Ok(Some(Event::Message { kind, data })) => self.on_message(kind, data, actions),
-                Ok(Some(Event::Ping(data))) => pong = Some(data),
+                Ok(Some(Event::Ping(data))) => pongs.add(&data),
                 Ok(Some(Event::Pong)) => {}
                 Ok(Some(Event::Close(close))) => {
-                    answer(&mut pong, actions);
+                    pongs.send(actions);
                     self.close(Disconnect::ByPeer(close.map(|(code, _)| code)), actions);
                 }
                 Err(error) => {
-                    answer(&mut pong, actions);
+                    pongs.send(actions);
                     let why = Disconnect::Protocol {
                         code: error.close_code(),
                         reason: error.reason(),
@@ -89,7 +92,7 @@ impl PlainWebSocket {
             }
         }
         if !self.over {
-            answer(&mut pong, actions);
+            pongs.send(actions);
         }
         if !self.decoder.is_unfinished() {
             self.unfinished_since = Moment::NEVER;
@@ -164,9 +167,34 @@ impl PlainWebSocket {
     }
 }
 
-fn answer(pong: &mut Option<Bytes>, actions: &mut Vec<Action>) {
-    if let Some(data) = pong.take() {
-        actions.push(Action::Send(websocket::pong(&data)));
+/// Answers to the pings of one read, gathered so that they leave as one piece.
+///
+/// RFC 6455 section 5.5.3 allows to answer only the newest of several, but peers count: the first
+/// [`PONGS_MAX`] are answered each, and of the others the newest.
+#[derive(Debug, Default)]
+struct Pongs {
+    frames: Vec<u8>,
+    count: usize,
+    newest: Option<Bytes>,
+}
+
+impl Pongs {
+    fn add(&mut self, data: &Bytes) {
+        let frame = websocket::pong(data);
+        if self.count < PONGS_MAX {
+            self.count += 1;
+            self.frames.extend_from_slice(&frame);
+        } else {
+            self.newest = Some(frame);
+        }
+    }
+
+    fn send(&mut self, actions: &mut Vec<Action>) {
+        self.frames
+            .extend_from_slice(&self.newest.take().unwrap_or_default());
+        if !self.frames.is_empty() {
+            actions.push(Action::Send(std::mem::take(&mut self.frames).into()));
+        }
     }
 }
 

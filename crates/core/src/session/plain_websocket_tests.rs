@@ -280,12 +280,26 @@ fn who_may_only_listen_is_told_so() {
     );
 }
 
-#[test]
-fn of_many_pings_at_once_the_newest_is_answered() {
-    let settings = settings();
-    let mut session = PlainWebSocket::new(Arc::new(settings), Moment::default(), Moment::NEVER, true);
-    let mut bytes: Vec<u8> = (b'0'..=b'9').flat_map(|digit| frame(0x89, &[digit])).collect();
+/// `pings` pings in one read, numbered; the pongs must come as one piece.
+#[track_caller]
+fn check_pings(pings: u8, answered: &[u8]) {
+    let mut session = PlainWebSocket::new(Arc::new(settings()), Moment::default(), Moment::NEVER, true);
+    let mut bytes: Vec<u8> = (0..pings).flat_map(|number| frame(0x89, &[number])).collect();
     let mut actions = Vec::new();
     session.on_bytes(Moment::default(), &mut bytes, &mut actions);
-    assert_eq!(actions, [Action::Send(websocket::pong(b"9"))]);
+    let pongs: Vec<u8> = answered
+        .iter()
+        .flat_map(|&number| websocket::pong(&[number]))
+        .collect();
+    assert_eq!(actions, [Action::Send(pongs.into())], "{pings} pings");
+}
+
+#[test]
+fn every_ping_is_answered_and_of_a_flood_the_newest() {
+    let first: Vec<u8> = (0..50).collect();
+    check_pings(1, &first[..1]);
+    check_pings(10, &first[..10]);
+    check_pings(50, &first);
+    check_pings(51, &[first.as_slice(), &[50]].concat());
+    check_pings(200, &[first.as_slice(), &[199]].concat());
 }
