@@ -159,6 +159,7 @@ fn decode() -> Box<dyn FnMut()> {
     let limits = DecodeLimits {
         message_bytes_max: 1 << 16,
         fragments_max: 16,
+        inflate: None,
     };
     Box::new(move || {
         let mut decoder = Decoder::default();
