@@ -21,7 +21,9 @@ use tokio::sync::watch;
 
 use super::connection::{Connection, Place, Socket, Stage, Transport};
 use super::timers::tick_of;
-use super::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, Key, LISTENER, Shard, State, URGENT_MAX};
+use super::{
+    ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, FLUSH_BUDGET_FIRST, Key, LISTENER, Shard, State, URGENT_MAX,
+};
 use crate::log_gate::Kind;
 
 /// Time for a peer to take its last bytes and close, before the socket is closed anyway.
@@ -62,6 +64,9 @@ impl Shard {
         let begun = Instant::now();
         let mut state = self.state.borrow_mut();
         let now = self.now();
+        if state.dirty.is_empty() {
+            state.flush_budget = FLUSH_BUDGET_FIRST;
+        }
         let undelivered = state.deliver(self);
         let events = state.handle_events(self, now);
         state.handle_timers(self, now);
@@ -506,17 +511,21 @@ impl State {
                 return false;
             };
             self.flush_one(shard, key, now);
-            if count.is_multiple_of(16) && begun.elapsed() >= BUDGET {
+            if count.is_multiple_of(16) && begun.elapsed() >= self.flush_budget {
                 break;
             }
         }
+        self.flush_budget = BUDGET.min(self.flush_budget * 2);
         !self.dirty.is_empty()
     }
 
     fn flush_one(&mut self, shard: &Shard, key: Key, now: Moment) {
         let stall_max = shard.node.config.limits.outbox_stall_max;
         let metrics = &shard.node.metrics.shards[shard.index];
-        let Some(connection) = self.get(key) else { return };
+        let connection = self.connections.get_mut(key.slot as usize);
+        let Some(connection) = connection.filter(|connection| connection.generation == key.generation) else {
+            return;
+        };
         let socket = match &mut connection.transport {
             Transport::Socket(socket) => socket,
             Transport::Body(waker) => {
@@ -531,7 +540,8 @@ impl State {
             }
         };
         let before = connection.outbox.pending_bytes();
-        let flushed = connection.outbox.flush(&mut Socket(socket));
+        let scratch = &mut self.scratch;
+        let flushed = connection.outbox.flush(&mut Socket { socket, scratch });
         let written = before - connection.outbox.pending_bytes();
         metrics.bytes_out.add(written);
         match flushed {
