@@ -11,11 +11,11 @@ use anyhow::{Context, Result, bail};
 
 const STORED: &str = "crates/core/instructions.toml";
 
-/// How much more a case may take than is stored, as a share, when the compiler is the same.
+/// How much more a case may take than is stored, as a share, when compiler and C library are the same.
 const TOLERANCE: f64 = 0.03;
 
 /// The same for another compiler or C library: its own work is counted too.
-const TOLERANCE_OTHER_COMPILER: f64 = 0.25;
+const TOLERANCE_OTHER_TOOLS: f64 = 0.25;
 
 /// Counts all cases; returns how many are fine, and a line for each that is not.
 pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
@@ -41,9 +41,7 @@ pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
         println!("{name:40} {count:>10}");
         counts.insert(name.to_owned(), count);
     }
-    let compiler =
-        output(Command::new(std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned())).arg("--version"))?;
-    let compiler = compiler.trim();
+    let tools = tools()?;
     if record {
         let rows: String = counts
             .iter()
@@ -51,16 +49,13 @@ pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
             .collect();
         let head = "# Instructions of fixed work on the fan-out path, as callgrind counts them.\n\
                     # Written by `cargo xtask instructions --record`; compared by `cargo xtask test`.\n";
-        std::fs::write(
-            STORED,
-            format!("{head}compiler = {compiler:?}\n\n[cases]\n{rows}"),
-        )?;
+        std::fs::write(STORED, format!("{head}tools = {tools:?}\n\n[cases]\n{rows}"))?;
     }
     let stored: toml::Table = std::fs::read_to_string(STORED)
         .with_context(|| format!("no {STORED}; `cargo xtask instructions --record` writes it"))?
         .parse()?;
-    let same = stored.get("compiler").and_then(toml::Value::as_str) == Some(compiler);
-    let tolerance = if same { TOLERANCE } else { TOLERANCE_OTHER_COMPILER };
+    let same = stored.get("tools").and_then(toml::Value::as_str) == Some(&tools);
+    let tolerance = if same { TOLERANCE } else { TOLERANCE_OTHER_TOOLS };
     let stored = stored
         .get("cases")
         .and_then(toml::Value::as_table)
@@ -105,6 +100,15 @@ fn judge(count: u64, stored: Option<i64>, tolerance: f64) -> Option<String> {
         );
     }
     None
+}
+
+/// What makes the machine code that is counted: compiler, C library, kind of processor.
+fn tools() -> Result<String> {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let rustc = output(Command::new(rustc).arg("--version"))?;
+    let library = output(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
+    let processor = std::env::consts::ARCH;
+    Ok(format!("{}, {}, {processor}", rustc.trim(), library.trim()))
 }
 
 fn count(program: &str, name: &str) -> Result<u64> {

@@ -24,6 +24,9 @@ const LOAD_CORE: usize = 1;
 /// Written behind a server's name: the same scenario without its stalled and slow subscribers.
 const POLITE: &str = " without them";
 
+/// Written behind a server's name: the same scenario with one publisher in each group.
+const ALONE: &str = " one at a time";
+
 /// What was asked of one scenario, and what came.
 struct Series {
     name: String,
@@ -102,10 +105,7 @@ impl Suite {
     }
 
     fn run_one(&self, scenario: &Scenario, server: &str) -> Result<Outcome> {
-        let (name, scenario) = match server.strip_suffix(POLITE) {
-            Some(name) => (name, scenario.without_the_slow()),
-            None => (server, scenario.clone()),
-        };
+        let (name, scenario) = scenario.variant(server);
         let running = servers::start(name, &self.programs, &scenario.settings, SERVER_CORE)?;
         // Only now: a child inherits where it may run.
         process::stay_on_core(LOAD_CORE)?;
@@ -162,12 +162,22 @@ impl Suite {
 }
 
 impl Scenario {
-    fn without_the_slow(&self) -> Self {
-        let mut polite = self.clone();
-        for group in &mut polite.group {
-            (group.stalled, group.slow) = (0, 0);
+    /// What a server's name in [`Scenario::servers`] stands for: which server, and what it is shown.
+    fn variant<'a>(&self, server: &'a str) -> (&'a str, Self) {
+        let mut variant = self.clone();
+        if let Some(name) = server.strip_suffix(POLITE) {
+            for group in &mut variant.group {
+                (group.stalled, group.slow) = (0, 0);
+            }
+            return (name, variant);
         }
-        polite
+        if let Some(name) = server.strip_suffix(ALONE) {
+            for group in &mut variant.group {
+                group.publishers = group.publishers.min(1);
+            }
+            return (name, variant);
+        }
+        (server, variant)
     }
 }
 
@@ -452,6 +462,29 @@ fn machine() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_servers_name_says_what_it_is_shown() {
+        let group = crate::scenario::Group {
+            stalled: 3,
+            slow: 2,
+            publishers: 16,
+            ..Default::default()
+        };
+        let scenario = Scenario {
+            group: vec![group],
+            ..Scenario::default()
+        };
+        for (name, expected) in [
+            ("fanfare", ("fanfare", 3, 2, 16)),
+            ("fanfare without them", ("fanfare", 0, 0, 16)),
+            ("floor one at a time", ("floor", 3, 2, 1)),
+        ] {
+            let (server, variant) = scenario.variant(name);
+            let group = &variant.group[0];
+            assert_eq!((server, group.stalled, group.slow, group.publishers), expected);
+        }
+    }
 
     #[test]
     fn the_median_counts() {

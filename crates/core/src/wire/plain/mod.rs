@@ -40,30 +40,36 @@ struct Meta<'a> {
 
 /// The bytes of a publication for the subscribers of `place` that speak `form`.
 pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes {
-    let id = publication.position.to_string();
+    // Not for the raw WebSocket form, which shows no id and is the most frequent.
+    let id = || publication.position.to_string();
     match form {
         WireForm::WebSocketRaw => match publication.kind {
             DataKind::Text => websocket::text(&publication.data),
             DataKind::Binary => websocket::binary(&publication.data),
         },
-        WireForm::WebSocketMeta => websocket::text(meta(publication, place, &id).as_bytes()),
+        WireForm::WebSocketMeta => websocket::text(meta(publication, place, &id()).as_bytes()),
         WireForm::WebSocketRawDeflate => {
             websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketRaw))
         }
         WireForm::WebSocketMetaDeflate => {
             websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketMeta))
         }
-        WireForm::EventStreamMeta => stream_event(&id, None, meta(publication, place, &id).as_bytes()),
+        WireForm::EventStreamMeta => {
+            let id = id();
+            stream_event(&id, None, meta(publication, place, &id).as_bytes())
+        }
         WireForm::EventStreamRaw => {
             let event = publication
                 .event
                 .as_ref()
                 .map(super::super::publication::EventName::as_str);
             match publication.kind {
-                DataKind::Text => stream_event(&id, event, &publication.data),
-                DataKind::Binary => {
-                    stream_event(&id, Some("binary"), STANDARD.encode(&publication.data).as_bytes())
-                }
+                DataKind::Text => stream_event(&id(), event, &publication.data),
+                DataKind::Binary => stream_event(
+                    &id(),
+                    Some("binary"),
+                    STANDARD.encode(&publication.data).as_bytes(),
+                ),
             }
         }
     }
