@@ -171,13 +171,23 @@ impl Outcome {
         Some(self.publishing.user_micros_per_delivery? + self.publishing.system_micros_per_delivery?)
     }
 
-    /// A figure by the name that scenarios use: `cpu_per_delivery`, `deliveries_per_second`,
-    /// `publications_per_second`, `bytes_per_connection`, `cpu_per_connection`,
-    /// `p99:GROUP` (milliseconds), `faults`, `stalled_closed` (share), `peak_mib`,
-    /// `refused` (connections).
+    /// A figure by the name that scenarios use: `cpu_per_delivery` and `user_per_delivery`
+    /// (microseconds), `cpu_per_publication` (the same; where nobody hears), `deliveries_per_second`,
+    /// `publications_per_second`, `bytes_per_connection`, `cpu_per_connection` (microseconds),
+    /// `p99:GROUP` (milliseconds), `faults` (groups), `stalled_closed` (share), `peak_mib`,
+    /// `refused` (connections), `server_busy` and `generator_busy` (percent of a core).
     pub fn figure(&self, name: &str) -> Option<f64> {
         match name {
             "cpu_per_delivery" => self.cpu_per_delivery(),
+            "user_per_delivery" => self.publishing.user_micros_per_delivery,
+            "cpu_per_publication" => {
+                // Where there are deliveries, they are what costs.
+                let seconds = self.publishing.server_load? * self.publishing.seconds;
+                let alone = self.publishing.deliveries == 0 && self.publishing.publications > 0;
+                alone.then(|| seconds * 1e6 / self.publishing.publications as f64)
+            }
+            "server_busy" => Some(self.publishing.server_load? * 100.0),
+            "generator_busy" => Some(self.publishing.own_load * 100.0),
             "deliveries_per_second" => Some(self.deliveries_per_second()),
             "publications_per_second" => Some(self.publications_per_second()),
             "bytes_per_connection" => self.connecting.bytes_per_connection,

@@ -39,28 +39,9 @@ pub struct Process {
 }
 
 impl Process {
-    /// This process itself.
-    pub fn own() -> Self {
-        Self {
-            pid: std::process::id(),
-        }
-    }
-
     /// Time on a core so far, of all of them.
     pub fn cpu(&self) -> Result<Cpu> {
-        let ticks = rustix::param::clock_ticks_per_second().max(1);
-        let of = |ticks_used: u64| Duration::from_nanos(ticks_used * 1_000_000_000 / ticks);
-        let mut sum = Cpu::default();
-        for pid in self.family() {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            // The name may have spaces and brackets; what follows its last bracket has not.
-            let rest = stat.rsplit_once(')').context("no /proc stat")?.1;
-            let mut fields = rest.split_whitespace().skip(11);
-            let mut next = || fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
-            sum.user += of(next());
-            sum.system += of(next());
-        }
-        Ok(sum)
+        cpu_of(&self.family())
     }
 
     /// Resident memory now, in bytes, of all of them.
@@ -111,6 +92,27 @@ impl Process {
         }
         all
     }
+}
+
+/// Time on a core so far of this process alone: what it started is not its own work.
+pub fn own_cpu() -> Result<Cpu> {
+    cpu_of(&[std::process::id()])
+}
+
+fn cpu_of(pids: &[u32]) -> Result<Cpu> {
+    let ticks = rustix::param::clock_ticks_per_second().max(1);
+    let of = |ticks_used: u64| Duration::from_nanos(ticks_used * 1_000_000_000 / ticks);
+    let mut sum = Cpu::default();
+    for pid in pids {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The name may have spaces and brackets; what follows its last bracket has not.
+        let rest = stat.rsplit_once(')').context("no /proc stat")?.1;
+        let mut fields = rest.split_whitespace().skip(11);
+        let mut next = || fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
+        sum.user += of(next());
+        sum.system += of(next());
+    }
+    Ok(sum)
 }
 
 /// Keeps this process on one core, so that it does not take time from the server on another.

@@ -371,15 +371,19 @@ impl Series {
 }
 
 /// Heading, figure, digits behind the point.
-const COLUMNS: [(&str, &str, usize); 8] = [
+const COLUMNS: [(&str, &str, usize); 12] = [
     ("CPU µs/delivery", "cpu_per_delivery", 3),
+    ("of it user", "user_per_delivery", 3),
     ("deliveries/s", "deliveries_per_second", 0),
     ("publications/s", "publications_per_second", 0),
+    ("CPU µs/publication", "cpu_per_publication", 2),
     ("CPU µs/connect", "cpu_per_connection", 1),
     ("bytes/connection", "bytes_per_connection", 0),
     ("refused connects", "refused", 0),
     ("stalled, slow: closed", "stalled_closed", 2),
     ("memory peak, MiB", "peak_mib", 1),
+    ("server busy, %", "server_busy", 0),
+    ("generator busy, %", "generator_busy", 0),
 ];
 
 fn goal_text(goal: &Goal) -> String {

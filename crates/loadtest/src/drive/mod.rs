@@ -20,7 +20,7 @@ use rustix::fd::OwnedFd;
 use slab::Slab;
 
 use crate::outcome::{Connecting, Outcome, Publishing, Times, cost, micros_each};
-use crate::process::Process;
+use crate::process::{Process, own_cpu};
 use crate::scenario::{Group, Scenario};
 use crate::tally::Tally;
 use crate::target::{Target, Transport};
@@ -195,7 +195,6 @@ fn run_part(
     // Whoever has failed comes too, or the others would wait for ever.
     ready.wait();
     let (mut drive, connecting, bytes_before) = connected?;
-    let own = Process::own();
     let mut publishing = Publishing::default();
     if scenario.seconds > 0.0 {
         drive.connect_publishers()?;
@@ -203,13 +202,13 @@ fn run_part(
         drive.measured_from = drive.nanos();
         drive.measuring = true;
         let received = drive.received;
-        let (server, mine) = (process.map(|process| process.cpu()).transpose()?, own.cpu()?);
+        let (server, mine) = (process.map(|process| process.cpu()).transpose()?, own_cpu()?);
         let begun = Instant::now();
         drive.publish_for(scenario.seconds, "publishing", progress)?;
         publishing.seconds = begun.elapsed().as_secs_f64();
         publishing.deliveries = drive.received - received;
         publishing.publications = drive.groups.iter().map(|group| group.measured_publications).sum();
-        publishing.own_load = own.cpu()?.since(&mine).total().as_secs_f64() / publishing.seconds;
+        publishing.own_load = own_cpu()?.since(&mine).total().as_secs_f64() / publishing.seconds;
         if let (Some(process), Some(server)) = (process, server) {
             cost(&mut publishing, &process.cpu()?.since(&server));
         }
