@@ -9,6 +9,7 @@ use fanfare_core::auth::{HostRules, Identity, Operation, OriginRules, Policy};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::publication::WireForm;
+use fanfare_core::wire::http1::Upgrade;
 use fanfare_core::wire::plain::request::{self, PlainRequest, Since};
 use fanfare_core::wire::websocket::extension::{self, Agreement};
 use smallvec::SmallVec;
@@ -83,6 +84,22 @@ impl Rules {
         self.policy
             .identify(asked.authorization.and_then(request::bearer))
     }
+}
+
+/// What a handshake gets that asks in the wrong way, and a field that says what would be right.
+pub(crate) fn bad_handshake(upgrade: &Upgrade) -> (Refusal, Option<(&'static str, &'static str)>) {
+    match upgrade {
+        Upgrade::OtherVersion => (Refusal::LostUpgrade, Some(("Sec-WebSocket-Version", "13"))),
+        Upgrade::Bad(cause) => (Refusal::bad_request(*cause), None),
+        Upgrade::Lost | Upgrade::No | Upgrade::Yes { .. } => {
+            (Refusal::LostUpgrade, Some(("Upgrade", "websocket")))
+        }
+    }
+}
+
+/// What a request for an event stream gets behind which a body comes.
+pub(crate) fn stream_with_body() -> Refusal {
+    Refusal::bad_request("a GET for an event stream has no body")
 }
 
 /// What a request to listen gets.

@@ -14,6 +14,7 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{StreamSettings, WebSocketSettings};
+use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
 use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -191,6 +192,16 @@ impl Node {
             return Err(Refusal::Full);
         }
         Ok(())
+    }
+
+    /// What a request head may be like.
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        let limits = &self.config.limits;
+        HeadLimits {
+            head_bytes_max: limits.head_bytes_max,
+            fields_max: limits.head_fields_max,
+            target_bytes_max: limits.target_bytes_max,
+        }
     }
 
     pub(crate) fn is_draining(&self) -> bool {

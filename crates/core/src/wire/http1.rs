@@ -4,14 +4,21 @@
 //! stream on to the HTTP server, bytes included. Two parsers then see the same head and must not
 //! disagree: what is only almost right is answered 400 here and never passed on
 //! (`security-baseline.md` section 9). That is: line ends are CRLF; no folded lines, no space
-//! before a colon, no control characters; exactly one `Host`; one length at most, and never both
-//! `Content-Length` and `Transfer-Encoding`.
+//! before a colon, no control characters; exactly one `Host`, which can be one; a target in one of
+//! the four forms of RFC 9112 section 3.2, which agrees with `Host` where it names a host itself;
+//! one length at most, and never both `Content-Length` and `Transfer-Encoding`. Further heads of a
+//! connection are held to the same by [`super::http1_guard`].
+//!
+//! What this accepts hyper accepts too and understands in the same way; the test
+//! `http1_differential` of the server compares them.
 //!
 //! An empty line before the request is refused, though RFC 9112 section 2.2 lets a server skip
 //! one: no client of today sends it.
 //!
 //! This module keeps nothing: it looks at all bytes that have arrived so far, and "not complete
 //! yet" is `Ok(None)`.
+
+use std::mem::MaybeUninit;
 
 use smallvec::SmallVec;
 use thiserror::Error;
@@ -31,6 +38,10 @@ pub struct HeadLimits {
 
 /// Room for fields on the stack.
 pub const FIELDS_MAX: usize = 128;
+
+/// Longest target and longest name of a field, in bytes, whatever the limits say: the HTTP
+/// server's types hold no more.
+const PART_BYTES_MAX: usize = 65_534;
 
 /// Why a head is refused.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
@@ -61,6 +72,20 @@ impl HeadError {
     }
 }
 
+/// Names and values; a request of today has up to 20.
+pub type Fields<'a> = SmallVec<[(&'a str, &'a [u8]); 24]>;
+
+/// How the end of a request's body is known (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Framing {
+    /// There is no body.
+    Empty,
+    /// So many bytes, at least one.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+}
+
 /// A whole request head.
 #[derive(Clone, Debug)]
 pub struct RequestHead<'a> {
@@ -71,7 +96,9 @@ pub struct RequestHead<'a> {
     /// 0 or 1.
     pub version_minor: u8,
     /// The fields in order; values without surrounding white space.
-    pub fields: SmallVec<[(&'a str, &'a [u8]); 24]>,
+    pub fields: Fields<'a>,
+    /// What follows the head.
+    pub framing: Framing,
     /// Length of the head in the input, in bytes.
     pub len: usize,
 }
@@ -79,10 +106,12 @@ pub struct RequestHead<'a> {
 /// Reads a head from the start of `input`; `None` while it is incomplete.
 pub fn parse<'a>(input: &'a [u8], limits: &HeadLimits) -> Result<Option<RequestHead<'a>>, HeadError> {
     check_lines(input, limits)?;
-    let mut headers = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    // To fill 4 KiB for a few fields would cost a tenth of all this.
+    let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let fields_max = limits.fields_max.min(FIELDS_MAX);
-    let mut request = httparse::Request::new(headers.get_mut(..fields_max).unwrap_or_default());
-    let len = match request.parse(input) {
+    let headers = headers.get_mut(..fields_max).unwrap_or_default();
+    let mut request = httparse::Request::new(&mut []);
+    let len = match request.parse_with_uninit_headers(input, headers) {
         Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) if input.len() > limits.head_bytes_max => {
             return Err(HeadError::TooLarge);
@@ -99,19 +128,21 @@ pub fn parse<'a>(input: &'a [u8], limits: &HeadLimits) -> Result<Option<RequestH
     else {
         return Err(HeadError::Bad("the request head is not HTTP/1"));
     };
-    if target.len() > limits.target_bytes_max {
+    if target.len() > limits.target_bytes_max.min(PART_BYTES_MAX) {
         return Err(HeadError::TargetTooLong);
     }
-    let fields = request
+    let fields: Fields<'_> = request
         .headers
         .iter()
         .map(|field| (field.name, field.value))
         .collect();
+    let framing = Framing::of(version_minor, &fields)?;
     let head = RequestHead {
         method,
         target,
         version_minor,
         fields,
+        framing,
         len,
     };
     head.check()?;
@@ -123,12 +154,17 @@ fn check_lines(input: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
     if input.first().is_some_and(|&b| b == b'\r' || b == b'\n') {
         return Err(HeadError::Bad("empty line before the request"));
     }
+    // The method and version take some bytes beside the target.
+    let first_line_max = limits.target_bytes_max.saturating_add(64);
     let mut previous = 0;
     let mut line_start = 0;
     for (at, &byte) in input.iter().enumerate().take(limits.head_bytes_max) {
         if byte == b'\n' {
             if previous != b'\r' {
                 return Err(HeadError::Bad("lines must end with CRLF"));
+            }
+            if line_start == 0 && at > first_line_max {
+                return Err(HeadError::TargetTooLong);
             }
             if at == line_start + 1 {
                 return Ok(());
@@ -137,54 +173,143 @@ fn check_lines(input: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
         }
         previous = byte;
     }
-    // The method and version take some bytes beside the target.
-    if line_start == 0 && input.len() > limits.target_bytes_max.saturating_add(64) {
+    if line_start == 0 && input.len() > first_line_max {
         return Err(HeadError::TargetTooLong);
     }
     Ok(())
 }
 
+impl Framing {
+    /// What the fields say; anything that two readers could understand differently is refused.
+    pub fn of(version_minor: u8, fields: &[(&str, &[u8])]) -> Result<Self, HeadError> {
+        let (mut length, mut encoding) = (None, None);
+        for (name, value) in fields {
+            // Most names differ in their length already.
+            let seen = match name.len() {
+                14 if name.eq_ignore_ascii_case("content-length") => length.replace(*value),
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => encoding.replace(*value),
+                _ => None,
+            };
+            if seen.is_some() {
+                return Err(HeadError::Bad(
+                    "more than one Content-Length or Transfer-Encoding",
+                ));
+            }
+        }
+        match (length, encoding) {
+            (None, None) => Ok(Self::Empty),
+            (Some(_), Some(_)) => Err(HeadError::Bad("both Content-Length and Transfer-Encoding")),
+            (None, Some(encoding)) if version_minor == 1 && encoding.eq_ignore_ascii_case(b"chunked") => {
+                Ok(Self::Chunked)
+            }
+            (None, Some(_)) => Err(HeadError::Bad(
+                "Transfer-Encoding must be exactly chunked, on HTTP/1.1",
+            )),
+            (Some(length), None) => {
+                let digits = length.len() <= 19 && length.iter().all(u8::is_ascii_digit);
+                let number = digits.then(|| std::str::from_utf8(length).ok()?.parse().ok());
+                match number.flatten() {
+                    None => Err(HeadError::Bad("Content-Length is not a number")),
+                    Some(0) => Ok(Self::Empty),
+                    Some(length) => Ok(Self::Length(length)),
+                }
+            }
+        }
+    }
+}
+
+/// Whether this can be the value of `Host`, or the authority of a target: a name or an address,
+/// and perhaps a port (RFC 9110 section 7.2). It may be empty, as `Host` may.
+fn is_host(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
+    let (is_name, port) = if let Some(rest) = host.strip_prefix('[') {
+        let Some((address, rest)) = rest.split_once(']') else {
+            return false;
+        };
+        let port = if rest.is_empty() {
+            Some("")
+        } else {
+            rest.strip_prefix(':')
+        };
+        (address.parse::<std::net::Ipv6Addr>().is_ok(), port)
+    } else {
+        let (name, port) = host.split_once(':').unwrap_or((host, ""));
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(&b);
+        (
+            name.bytes().all(fits) && (!name.is_empty() || host.is_empty()),
+            Some(port),
+        )
+    };
+    is_name && port.is_some_and(|port| port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
 impl<'a> RequestHead<'a> {
     fn check(&self) -> Result<(), HeadError> {
-        let hosts = self.fields_named("host").count();
-        if hosts > 1 || (hosts == 0 && self.version_minor == 1) {
+        let mut hosts = self.fields_named("host");
+        let host = hosts.next();
+        if hosts.next().is_some() || (host.is_none() && self.version_minor == 1) {
             return Err(HeadError::Bad("exactly one Host field is needed"));
         }
-        if !self.target.is_ascii() || self.target.bytes().any(|b| b.is_ascii_control() || b == b'#') {
-            return Err(HeadError::Bad(
-                "the request target holds characters that must be percent-encoded",
-            ));
+        if !host.is_none_or(is_host) {
+            return Err(HeadError::Bad("Host is not the name of a host"));
         }
-        for (_, value) in &self.fields {
+        self.check_target(host)?;
+        for (name, value) in &self.fields {
+            if name.len() > PART_BYTES_MAX {
+                return Err(HeadError::TooLarge);
+            }
             if value.iter().any(|&b| (b < 0x20 && b != b'\t') || b == 0x7f) {
                 return Err(HeadError::Bad("control character in a field"));
             }
         }
-        let lengths = self.fields_named("content-length").count();
-        let mut encodings = self.fields_named("transfer-encoding");
-        if let Some(encoding) = encodings.next() {
-            if lengths > 0 {
-                return Err(HeadError::Bad("both Content-Length and Transfer-Encoding"));
-            }
-            if self.version_minor == 0
-                || encodings.next().is_some()
-                || !encoding.eq_ignore_ascii_case(b"chunked")
-            {
-                return Err(HeadError::Bad(
-                    "Transfer-Encoding must be exactly chunked, on HTTP/1.1",
-                ));
-            }
-        }
-        if lengths > 1 {
-            return Err(HeadError::Bad("more than one Content-Length"));
-        }
-        if let Some(length) = self.field("content-length") {
-            let digits = !length.is_empty() && length.len() <= 19 && length.iter().all(u8::is_ascii_digit);
-            if !digits {
-                return Err(HeadError::Bad("Content-Length is not a number"));
-            }
-        }
         Ok(())
+    }
+
+    /// The four forms of a target. The HTTP server would take some others for an authority, and
+    /// drop what follows a `#`.
+    fn check_target(&self, host: Option<&[u8]>) -> Result<(), HeadError> {
+        let path_end = self.target.find('?').unwrap_or(self.target.len());
+        let is_bad = |(at, b): (usize, u8)| {
+            !b.is_ascii_graphic() || b"\"#<>".contains(&b) || (b == b'`' && at < path_end)
+        };
+        if self.target.bytes().enumerate().any(is_bad) {
+            return Err(HeadError::Bad(
+                "the request target holds characters that must be percent-encoded",
+            ));
+        }
+        if self.method == "CONNECT" {
+            return match self.target.split_once(':') {
+                Some(_) if is_host(self.target.as_bytes()) => Ok(()),
+                _ => Err(HeadError::Bad("CONNECT needs a host and a port")),
+            };
+        }
+        if self.target.starts_with('/') || (self.target == "*" && self.method == "OPTIONS") {
+            return Ok(());
+        }
+        // The HTTP server hears the target, the rules for hosts hear `Host`.
+        match self.absolute_form() {
+            Some((authority, _)) if authority.is_empty() || !is_host(authority.as_bytes()) => {
+                Err(HeadError::Bad("the request target names no host"))
+            }
+            Some((authority, _))
+                if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority.as_bytes())) =>
+            {
+                Err(HeadError::Bad("Host and the request target name two hosts"))
+            }
+            Some(_) => Ok(()),
+            None => Err(HeadError::Bad("the request target is no path and no URL")),
+        }
+    }
+
+    /// Authority and the rest of `http://host/path`.
+    fn absolute_form(&self) -> Option<(&'a str, &'a str)> {
+        let (scheme, rest) = self.target.split_once("://")?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return None;
+        }
+        Some(rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())))
     }
 
     /// The value of a field; the first, where it may be repeated.
@@ -215,7 +340,8 @@ impl<'a> RequestHead<'a> {
     /// The path of the target; `None` for `*` and for the form of CONNECT.
     pub fn path(&self) -> Option<&'a str> {
         let target = self.origin_form()?;
-        Some(target.split_once('?').map_or(target, |(path, _)| path))
+        let path = target.split_once('?').map_or(target, |(path, _)| path);
+        Some(if path.is_empty() { "/" } else { path })
     }
 
     /// The query of the target, without its `?`.
@@ -227,19 +353,12 @@ impl<'a> RequestHead<'a> {
         if self.target.starts_with('/') {
             return Some(self.target);
         }
-        let (_, rest) = self.target.split_once("://")?;
-        Some(
-            rest.find(['/', '?'])
-                .map_or("/", |at| rest.get(at..).unwrap_or("/")),
-        )
+        self.absolute_form().map(|(_, rest)| rest)
     }
 
     /// Whether a body follows the head.
     pub fn has_body(&self) -> bool {
-        self.field("transfer-encoding").is_some()
-            || self
-                .field("content-length")
-                .is_some_and(|length| length.iter().any(|&b| b != b'0'))
+        self.framing != Framing::Empty
     }
 }
 

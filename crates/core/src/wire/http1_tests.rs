@@ -81,6 +81,14 @@ fn request_lines() {
         Ok(("CONNECT", None, None, false)),
     );
     check(
+        "GET HTTP://H?q HTTP/1.1\r\nHost: h\r\n\r\n",
+        Ok(("GET", Some("/"), Some("q"), false)),
+    );
+    check(
+        "GET /{a|b}?`^ HTTP/1.1\r\nHost: x\r\n\r\n",
+        Ok(("GET", Some("/{a|b}"), Some("`^"), false)),
+    );
+    check(
         "BREW /pot HTTP/1.1\r\nHost: x\r\n\r\n",
         Ok(("BREW", Some("/pot"), None, false)),
     );
@@ -100,6 +108,39 @@ fn request_lines() {
 }
 
 #[test]
+fn targets_that_are_read_in_two_ways() {
+    for bad in [
+        "GET ch/a",
+        "GET ?a",
+        "GET *",
+        "GET h:80",
+        "GET ftp://h/",
+        "GET http:///a",
+        "GET http://",
+        "GET http:/h/",
+        "GET http://other/",
+        "GET http://h:80/",
+        "GET http://u@h/",
+        "GET http://h\\a/",
+        "GET http://[::1/",
+        "GET http://h#a",
+        "OPTIONS **",
+        "CONNECT h",
+        "CONNECT /ch/a",
+        "CONNECT http://h/",
+        "CONNECT h:x",
+        "GET /<a>",
+        "GET /`",
+        "GET /?\"",
+        "GET /?a#b",
+        "GET /\x7f",
+        "GET /\t",
+    ] {
+        check(&format!("{bad} HTTP/1.1\r\nHost: h\r\n\r\n"), Err(400));
+    }
+}
+
+#[test]
 fn line_ends() {
     check("GET / HTTP/1.1\nHost: x\n\n", Err(400));
     check("GET / HTTP/1.1\r\nHost: x\n\r\n", Err(400));
@@ -112,6 +153,35 @@ fn hosts() {
     check("GET / HTTP/1.1\r\n\r\n", Err(400));
     check("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", Err(400));
     check("GET / HTTP/1.0\r\nHost: a\r\nhost: b\r\n\r\n", Err(400));
+    for (host, good) in [
+        ("", true),
+        ("a", true),
+        ("a.b-c_d.", true),
+        ("a:80", true),
+        ("a:", true),
+        ("127.0.0.1:8080", true),
+        ("[::1]", true),
+        ("[::1]:80", true),
+        (":80", false),
+        ("a b", false),
+        ("a, b", false),
+        ("a/b", false),
+        ("u@a", false),
+        ("a:b", false),
+        ("a:1:2", false),
+        ("a:123456", false),
+        ("a?b", false),
+        ("[::1", false),
+        ("[::1]a", false),
+        ("[a]", false),
+        ("http://a", false),
+        ("\u{fc}", false),
+        ("\"a\"", false),
+    ] {
+        let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let outline = ("GET", Some("/"), None, false);
+        check(&head, if good { Ok(outline) } else { Err(400) });
+    }
 }
 
 #[test]
@@ -184,6 +254,9 @@ fn limits_hold_at_the_limit_and_one_beyond() {
             .status(),
         414
     );
+    // Whether the line has ended already makes no difference.
+    let method = format!("{} / HTTP/1.1\r\nHost: x\r\n\r\n", "A".repeat(200));
+    check(&method, Err(414));
     check_fields("A: b\r\nA: b\r\nA: b\r\nA: b\r\n", 200);
     check_fields("A: b\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\n", 431);
     let sized = |len: usize| {

@@ -2,6 +2,7 @@
 //! clock; every parser gives the same result however its input is cut into pieces.
 
 pub mod http1;
+pub mod http1_guard;
 pub mod plain;
 pub mod sse;
 pub mod utf8;

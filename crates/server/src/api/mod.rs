@@ -2,10 +2,14 @@
 //! fresh connection.
 //!
 //! hyper speaks HTTP/1.1 here, on the shard's own thread, on sockets that the shard hands over
-//! with the bytes it has read ([`serve`]). Routing is one `match`, since the paths of the plain
-//! door are decided by the same function that the shard uses. A WebSocket asked for on a reused
-//! connection goes back to the shard as a raw socket; an event stream becomes a body that the
-//! shard fills (the slower lane).
+//! with the bytes it has read ([`serve`]). It sees no byte that [`Guarded`] has not found good, so
+//! every request of a connection is held to the rules of the first. Routing is one `match`, since
+//! the paths of the plain door are decided by the same function that the shard uses. A WebSocket
+//! asked for on a reused connection goes back to the shard as a raw socket; an event stream becomes
+//! a body that the shard fills (the slower lane).
+//!
+//! An answer that leaves a part of the request's body unread, or refuses a handshake or a tunnel,
+//! closes the connection: nobody has to guess where the next request would begin.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -17,9 +21,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_core::disconnect::Refusal;
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body::Frame;
+use fanfare_core::wire::http1::{self, Framing, RequestHead, Upgrade};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,10 +33,10 @@ use crate::door::{self, Asked};
 use crate::shard::{Facts, Shard, StreamBody};
 
 mod assets;
-mod prefixed;
+mod guarded;
 mod speak;
 
-use prefixed::Prefixed;
+use guarded::{BadHead, Guarded};
 
 /// Time for which an idle keep-alive connection stays open, and the most that a further request
 /// head may take.
@@ -84,6 +89,9 @@ impl http_body::Body for Body {
 
 type Answer = Response<Body>;
 
+/// A request; its body is gone when it was read to its end.
+type Asking = Request<Option<Incoming>>;
+
 /// Who asks an HTTP connection's questions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Listener {
@@ -94,11 +102,11 @@ enum Listener {
 }
 
 /// Serves HTTP on a socket, beginning with bytes that were read from it already.
-pub(crate) fn serve(shard: Rc<Shard>, socket: TcpStream, early: Bytes) {
+pub(crate) fn serve(shard: Rc<Shard>, socket: TcpStream, early: Vec<u8>) {
     serve_as(shard, socket, early, Listener::Doors);
 }
 
-fn serve_as(shard: Rc<Shard>, socket: TcpStream, early: Bytes, listener: Listener) {
+fn serve_as(shard: Rc<Shard>, socket: TcpStream, early: Vec<u8>, listener: Listener) {
     let peer = socket.peer_addr().ok();
     let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
         return shard.node.connection_closed();
@@ -106,11 +114,14 @@ fn serve_as(shard: Rc<Shard>, socket: TcpStream, early: Bytes, listener: Listene
     OPEN.set(OPEN.get() + 1);
     tokio::task::spawn_local(async move {
         let node = std::sync::Arc::clone(&shard.node);
-        let service = service_fn(|request| {
-            let shard = Rc::clone(&shard);
-            async move { Ok::<_, Infallible>(answer(&shard, peer, request, listener).await) }
+        let guarded = Guarded::new(early, socket, node.head_limits());
+        let bad_head = guarded.bad_head();
+        let service = service_fn(|request: Request<Incoming>| {
+            let (shard, bad_head) = (Rc::clone(&shard), bad_head.clone());
+            let request = request.map(Some);
+            async move { Ok::<_, Infallible>(answer(&shard, peer, request, listener, &bad_head).await) }
         });
-        let io = TokioIo::new(Prefixed::new(early, socket));
+        let io = TokioIo::new(guarded);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(KEEP_ALIVE_IDLE)
@@ -147,7 +158,7 @@ pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
             Ok((socket, _)) => {
                 if let Ok(socket) = socket.into_std() {
                     shard.node.connection_opened();
-                    serve_as(Rc::clone(&shard), socket, Bytes::new(), Listener::Admin);
+                    serve_as(Rc::clone(&shard), socket, Vec::new(), Listener::Admin);
                 }
             }
             Err(error) => {
@@ -162,32 +173,67 @@ pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
 async fn answer(
     shard: &Rc<Shard>,
     peer: Option<SocketAddr>,
-    mut request: Request<Incoming>,
+    mut request: Asking,
     listener: Listener,
+    bad_head: &BadHead,
 ) -> Answer {
-    let origin = match gate(shard, &request) {
-        Ok(origin) => origin,
-        Err(refusal) => return refused(shard, &refusal),
+    let upgrade = upgrade(&request);
+    let mut answer = match (bad_head.behind(&request), gate(shard, &request)) {
+        (Some(error), _) => {
+            let mut answer = refused(shard, &Refusal::bad_request(error.to_string()));
+            *answer.status_mut() = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            answer
+        }
+        (None, Err(refusal)) => refused(shard, &refusal),
+        (None, Ok(origin)) => {
+            let answer = route(shard, peer, &mut request, listener, &upgrade).await;
+            with_origin(answer, origin)
+        }
     };
+    let is_tunnel = request.method() == Method::CONNECT;
+    let may_go_on = upgrade == Upgrade::No && !is_tunnel && !has_body(&request);
+    let is_http = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
+    let fields = answer.headers_mut();
+    fields.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    if is_http && !may_go_on {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+/// Answers a request of an allowed host and origin.
+async fn route(
+    shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
+    request: &mut Asking,
+    listener: Listener,
+    upgrade: &Upgrade,
+) -> Answer {
     let path = request.uri().path().to_owned();
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut answer = match path.as_str() {
+    match path.as_str() {
+        _ if listener == Listener::Doors && *upgrade != Upgrade::No => {
+            websocket(shard, peer, request, upgrade)
+        }
         "/health" if is_read => text(StatusCode::OK, "ok\n"),
         "/ready" if is_read && shard.node.is_ready() => text(StatusCode::OK, "ready\n"),
         "/ready" if is_read => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         "/metrics" if is_read && (listener == Listener::Admin || shard.node.admin_inside) => metrics(shard),
         _ if listener == Listener::Admin => refused(shard, &not_found()),
         _ if request.method() == Method::OPTIONS => preflight(),
-        _ => match assets::find(&path, wants_page(&request)) {
+        _ => match assets::find(&path, wants_page(request)) {
             Some(asset) if is_read => asset,
-            _ => door_answer(shard, peer, &mut request).await,
+            _ => door_answer(shard, peer, request).await,
         },
-    };
+    }
+}
+
+/// Lets a page of an allowed origin read the answer.
+fn with_origin(mut answer: Answer, origin: Option<String>) -> Answer {
     let fields = answer.headers_mut();
-    fields.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
     if let Some(origin) = origin.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
         fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         fields.insert(
@@ -200,9 +246,8 @@ async fn answer(
 }
 
 /// What the plain door says: listen, look or speak.
-async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Request<Incoming>) -> Answer {
+async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Asking) -> Answer {
     let result = match *request.method() {
-        Method::GET if is_upgrade(request.headers()) => websocket(shard, peer, request),
         Method::GET | Method::HEAD if asked(request).wants_stream() => return stream(shard, peer, request),
         Method::GET | Method::HEAD => speak::look(shard, &asked(request)),
         Method::POST => speak::post(shard, request).await,
@@ -253,33 +298,45 @@ fn wants_page<B>(request: &Request<B>) -> bool {
     asked(request).wants_page()
 }
 
-fn is_upgrade(fields: &HeaderMap) -> bool {
-    fields
-        .get(header::UPGRADE)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+/// Whether a part of the body is unread.
+fn has_body(request: &Asking) -> bool {
+    request.body().as_ref().is_some_and(|body| !body.is_end_stream())
+}
+
+/// What the shard says of a first request, said of a further one.
+fn upgrade(request: &Asking) -> Upgrade {
+    let fields = request.headers();
+    if !fields.contains_key(header::UPGRADE) && !fields.contains_key(header::SEC_WEBSOCKET_KEY) {
+        return Upgrade::No;
+    }
+    let fields = fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_bytes()));
+    http1::websocket_upgrade(&RequestHead {
+        method: request.method().as_str(),
+        target: request.uri().path(),
+        version_minor: u8::from(request.version() == Version::HTTP_11),
+        fields: fields.collect(),
+        framing: if has_body(request) {
+            Framing::Chunked
+        } else {
+            Framing::Empty
+        },
+        len: 0,
+    })
 }
 
 /// A WebSocket on a connection that has served requests before: hyper answers the handshake and
 /// gives the socket back.
-fn websocket(
-    shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
-    request: &mut Request<Incoming>,
-) -> Result<Answer, Refusal> {
-    let fields = request.headers();
-    let key = fields
-        .get(header::SEC_WEBSOCKET_KEY)
-        .and_then(|key| key.to_str().ok());
-    let version = fields
-        .get(header::SEC_WEBSOCKET_VERSION)
-        .map(HeaderValue::as_bytes);
-    let key = key.filter(|key| fanfare_core::wire::websocket::is_valid_key(key));
-    let (Some(key), Some(b"13")) = (key, version) else {
-        return Err(Refusal::bad_request(
-            "a WebSocket handshake needs version 13 and a key of 16 bytes",
-        ));
+fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Asking, upgrade: &Upgrade) -> Answer {
+    let Upgrade::Yes { accept } = upgrade else {
+        let (refusal, field) = door::bad_handshake(upgrade);
+        let mut answer = refused(shard, &refusal);
+        if let Some((name, value)) = field {
+            answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        return answer;
     };
-    let accept = fanfare_core::wire::websocket::accept_key(key);
     let listen = shard
         .node
         .room_for_one()
@@ -289,11 +346,13 @@ fn websocket(
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
         let Ok(upgraded) = upgrade.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<Prefixed>>() else {
+        let Ok(parts) = upgraded.downcast::<TokioIo<Guarded>>() else {
             return;
         };
-        if let Ok(socket) = parts.io.into_inner().into_socket().into_std() {
-            shard.adopt_websocket(socket, parts.read_buf.to_vec(), Facts { listen, peer });
+        let (socket, behind) = parts.io.into_inner().into_parts();
+        if let Ok(socket) = socket.into_std() {
+            let early = [&parts.read_buf[..], &behind].concat();
+            shard.adopt_websocket(socket, early, Facts { listen, peer });
         }
     });
     let mut answer = Response::new(Body::Whole(None));
@@ -301,17 +360,20 @@ fn websocket(
     let fields = answer.headers_mut();
     fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Ok(accept) = HeaderValue::from_str(&accept) {
+    if let Ok(accept) = HeaderValue::from_str(accept) {
         fields.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
     if let Some(extensions) = extensions.and_then(|agreed| HeaderValue::from_str(&agreed.field()).ok()) {
         fields.insert(header::SEC_WEBSOCKET_EXTENSIONS, extensions);
     }
-    Ok(answer)
+    answer
 }
 
 /// An event stream on a connection that has served requests before.
-fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &Request<Incoming>) -> Answer {
+fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &Asking) -> Answer {
+    if has_body(request) {
+        return refused(shard, &door::stream_with_body());
+    }
     let room = shard.node.room_for_one();
     let body = match room
         .clone()

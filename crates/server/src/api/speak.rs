@@ -9,11 +9,11 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::publication::{Audience, DataKind, Draft};
 use fanfare_core::wire::plain::batch::{self, BatchLimits};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
-use super::{Answer, asked, json, not_found};
+use super::{Answer, Asking, asked, json, not_found};
 use crate::door::{self, Asked};
 use crate::engine::Receipt;
 use crate::node::Node;
@@ -39,7 +39,7 @@ pub(super) fn look(shard: &Shard, asked: &Asked<'_>) -> Result<Answer, Refusal> 
 }
 
 /// `POST`: the body is the message, or in NDJSON many messages.
-pub(super) async fn post(shard: &Rc<Shard>, request: &mut Request<Incoming>) -> Result<Answer, Refusal> {
+pub(super) async fn post(shard: &Rc<Shard>, request: &mut Asking) -> Result<Answer, Refusal> {
     let node = &shard.node;
     let limits = &node.config.limits;
     if node.is_draining() {
@@ -127,20 +127,25 @@ fn has_type(fields: &HeaderMap, wanted: &[u8]) -> bool {
 
 /// The whole body, if it is small enough and comes in time.
 async fn body(
-    request: &mut Request<Incoming>,
+    request: &mut Asking,
     limit_bytes: usize,
     what: &'static str,
     node: &Node,
 ) -> Result<Bytes, Refusal> {
     let too_large = Refusal::TooLarge { what, limit_bytes };
-    let body = request.body_mut();
+    let Some(body) = request.body_mut() else {
+        return Ok(Bytes::new());
+    };
     if body.size_hint().lower() > limit_bytes as u64 {
         return Err(too_large);
     }
     let collected = Limited::new(body, limit_bytes).collect();
     match tokio::time::timeout(node.config.limits.body_time_max, collected).await {
         Err(_) => Err(Refusal::TooSlow),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Ok(collected)) => {
+            *request.body_mut() = None;
+            Ok(collected.to_bytes())
+        }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
         Ok(Err(_)) => Err(Refusal::bad_request(
             "the request body ended early or was not sent as announced",

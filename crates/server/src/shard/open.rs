@@ -17,7 +17,7 @@ use fanfare_core::moment::Moment;
 use fanfare_core::position::Offset;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
-use fanfare_core::wire::http1::{self, HeadError, HeadLimits, RequestHead, Upgrade};
+use fanfare_core::wire::http1::{self, HeadError, RequestHead, Upgrade};
 use fanfare_core::wire::websocket::extension::Agreement;
 use fanfare_core::wire::{plain, sse, websocket};
 use smallvec::SmallVec;
@@ -68,12 +68,7 @@ enum Route {
 impl State {
     /// More of a request head has arrived.
     pub(super) fn take_head(&mut self, shard: &Rc<Shard>, key: Key, bytes: &[u8], now: Moment) {
-        let limits = &shard.node.config.limits;
-        let limits = HeadLimits {
-            head_bytes_max: limits.head_bytes_max,
-            fields_max: limits.head_fields_max,
-            target_bytes_max: limits.target_bytes_max,
-        };
+        let limits = shard.node.head_limits();
         let Some(Stage::Head { bytes: kept, .. }) = self.get(key).map(|connection| &mut connection.stage)
         else {
             return;
@@ -102,7 +97,7 @@ impl State {
         match route {
             Route::Http => {
                 if let Some(socket) = self.release(key) {
-                    api::serve(Rc::clone(shard), socket, Bytes::copy_from_slice(input));
+                    api::serve(Rc::clone(shard), socket, input.to_vec());
                 }
             }
             Route::WebSocket { accept, facts } => {
@@ -431,23 +426,16 @@ fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
             let facts = room.and_then(|()| door::listen(node, &asked, true));
             Route::WebSocket { accept, facts }
         }
-        Upgrade::Lost => Route::Refused {
-            refusal: Refusal::LostUpgrade,
-            origin,
-            field: Some(("Upgrade", "websocket")),
-        },
-        Upgrade::OtherVersion => Route::Refused {
-            refusal: Refusal::LostUpgrade,
-            origin,
-            field: Some(("Sec-WebSocket-Version", "13")),
-        },
-        Upgrade::Bad(cause) => Route::Refused {
-            refusal: Refusal::bad_request(cause),
-            origin,
-            field: None,
-        },
+        Upgrade::Lost | Upgrade::OtherVersion | Upgrade::Bad(_) => {
+            let (refusal, field) = door::bad_handshake(&upgrade);
+            Route::Refused {
+                refusal,
+                origin,
+                field,
+            }
+        }
         Upgrade::No if head.has_body() => Route::Refused {
-            refusal: Refusal::bad_request("a GET for an event stream has no body"),
+            refusal: door::stream_with_body(),
             origin,
             field: None,
         },
