@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail};
 const STORED: &str = "crates/core/instructions.toml";
 
 /// How much more a case may take than is stored, as a share, when compiler and C library are the same.
-const TOLERANCE: f64 = 0.03;
+/// Unrelated changes move functions between units of code generation, and a case by up to 4 %.
+const TOLERANCE: f64 = 0.05;
 
 /// The same for another compiler or C library: its own work is counted too.
 const TOLERANCE_OTHER_TOOLS: f64 = 0.25;

@@ -186,8 +186,7 @@ impl Plan {
         if self.profile == Profile::Compression && can_compress()? {
             settings.push_str(COMPRESS_ALL);
         }
-        // A huge page counts as two whole MiB for its first byte, and would hide what is asked for.
-        let server = process::fanfare(&folder, &settings, &[("MIMALLOC_ALLOW_THP", "0")])?;
+        let server = process::fanfare(&folder, &settings)?;
         // What every first connection brings with it: code, the heaps of the threads.
         fuzz(&folder, "warm-up", &server.address, &["1.*"])?;
         let (rss_before, descriptors) = (server.peak_rss_kib()?, server.descriptors()?);

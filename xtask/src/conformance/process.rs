@@ -34,7 +34,7 @@ pub(crate) enum Proxy {
 
 /// Starts our server with this configuration file and waits until it says that it is ready. Its
 /// log goes to `fanfare.log` beside the file.
-pub(crate) fn fanfare(folder: &Path, settings: &str, environment: &[(&str, &str)]) -> Result<Running> {
+pub(crate) fn fanfare(folder: &Path, settings: &str) -> Result<Running> {
     let config = folder.join("fanfare.toml");
     std::fs::write(&config, settings)?;
     let log = std::fs::File::create(folder.join("fanfare.log"))?;
@@ -48,7 +48,6 @@ pub(crate) fn fanfare(folder: &Path, settings: &str, environment: &[(&str, &str)
     command
         .arg("--config")
         .arg(&config)
-        .envs(environment.iter().copied())
         .stdout(Stdio::piped())
         .stderr(log);
     let mut child = command
