@@ -227,12 +227,13 @@ impl Series {
         })
     }
 
-    /// The columns that say something: with few connections, what each costs is noise.
+    /// The columns that say something here: with few connections, what each costs is noise.
     fn columns(&self) -> impl Iterator<Item = &'static (&'static str, &'static str, usize)> {
         let only_connects = self.scenario.seconds <= 0.0;
         COLUMNS.iter().filter(move |(_, figure, _)| {
             let of_connects = figure.contains("connection") || *figure == "refused";
-            of_connects == only_connects
+            let mut servers = self.scenario.servers.iter();
+            of_connects == only_connects && servers.any(|server| self.figure(server, figure).is_some())
         })
     }
 

@@ -32,10 +32,9 @@ pub(crate) async fn probe(node: Arc<Node>, address: SocketAddr) {
     let mut beats: Vec<u64> = Vec::new();
     let mut tries = 0_u32;
     loop {
-        let came_back = matches!(
-            tokio::time::timeout(PROBE_MAX, once(&node, address)).await,
-            Ok(Ok(()))
-        );
+        let probed = tokio::time::timeout(PROBE_MAX, once(&node, address)).await;
+        let mut outcome = probed.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let came_back = outcome.is_ok();
         // One connection tests one shard; that the others live shows in their clocks.
         let now: Vec<u64> = node
             .metrics
@@ -47,9 +46,12 @@ pub(crate) async fn probe(node: Arc<Node>, address: SocketAddr) {
         tries = tries.saturating_add(1);
         if came_back {
             beats = now;
+            if !alive {
+                outcome = Err(std::io::Error::other("a shard stands still"));
+            }
         }
         if came_back || tries > 200 {
-            node.set_ready(came_back && alive);
+            node.set_ready(outcome);
             tokio::time::sleep(INTERVAL).await;
         } else {
             tokio::time::sleep(FIRST_INTERVAL).await;

@@ -218,11 +218,20 @@ impl Node {
         self.ready.load(Ordering::Relaxed) && !self.is_draining()
     }
 
-    pub(crate) fn set_ready(&self, ready: bool) {
-        if self.ready.swap(ready, Ordering::Relaxed) != ready && !ready {
-            tracing::error!(
-                "the readiness probe failed: a publication did not come back through this server's own port"
-            );
+    /// What the last probe has come to; only changes are logged. A node that goes away takes no
+    /// probe in, and that is no fault.
+    pub(crate) fn set_ready(&self, outcome: std::io::Result<()>) {
+        if self.is_draining() {
+            return;
+        }
+        let was_ready = self.ready.swap(outcome.is_ok(), Ordering::Relaxed);
+        match outcome {
+            Err(error) if was_ready => tracing::error!(
+                %error,
+                "not ready: the probe's publication did not come back through this server's own port"
+            ),
+            Ok(()) if !was_ready => tracing::info!("ready: the probe's publication came back"),
+            _ => {}
         }
     }
 
