@@ -417,11 +417,11 @@ fn run_shard(
             level: node.config.compression.level,
         });
         tracing::debug!(index, %address, "shard is running");
-        let looping = tokio::task::spawn_local(Rc::clone(&shard).run(stopped));
+        let mut looping = tokio::task::spawn_local(Rc::clone(&shard).run(stopped));
         if let Some(admin) = admin {
             tokio::task::spawn_local(crate::api::serve_admin(Rc::clone(&shard), admin));
         }
-        let _ = stage.wait_for(|stage| *stage != Stage::Serving).await;
+        until_drain(&mut looping, &mut stage).await?;
         let until = match *stage.borrow() {
             Stage::Draining { until } => until,
             Stage::Serving => Instant::now(),
@@ -430,6 +430,22 @@ fn run_shard(
         stop.send_replace(true);
         looping.await?.context("a shard's loop failed")
     })
+}
+
+/// Waits until the node goes away. A loop that ends before has failed or panicked, and what it owned
+/// is lost: that is an error, which ends its thread, and so the node.
+async fn until_drain(
+    looping: &mut tokio::task::JoinHandle<std::io::Result<()>>,
+    stage: &mut watch::Receiver<Stage>,
+) -> Result<()> {
+    tokio::select! {
+        ended = looping => match ended {
+            Err(error) => Err(error).context("a shard has panicked"),
+            Ok(Err(error)) => Err(error).context("a shard's loop failed"),
+            Ok(Ok(())) => bail!("a shard's loop ended by itself"),
+        },
+        _ = stage.wait_for(|stage| *stage != Stage::Serving) => Ok(()),
+    }
 }
 
 /// Tells the sessions of a shard to come back elsewhere, spread over a window, and waits for the
@@ -519,4 +535,45 @@ fn socket(address: SocketAddr, share_port: bool) -> Result<Socket> {
     options.set_tcp_notsent_lowat(64 << 10)?;
     options.set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(
+        looping: impl Future<Output = std::io::Result<()>> + 'static,
+        stage: Stage,
+        expected: Option<&str>,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap_or_else(|error| panic!("{error}"));
+        let got = tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (_drain, mut draining) = watch::channel(stage);
+            until_drain(&mut tokio::task::spawn_local(looping), &mut draining).await
+        });
+        assert_eq!(got.err().map(|error| error.to_string()).as_deref(), expected);
+    }
+
+    #[test]
+    fn a_shard_that_ends_by_itself_ends_its_thread() {
+        let draining = Stage::Draining {
+            until: Instant::now(),
+        };
+        let serving = Stage::Serving;
+        check(
+            async { panic!("of this test") },
+            serving,
+            Some("a shard has panicked"),
+        );
+        check(
+            async { Err(std::io::ErrorKind::Other.into()) },
+            serving,
+            Some("a shard's loop failed"),
+        );
+        check(async { Ok(()) }, serving, Some("a shard's loop ended by itself"));
+        check(std::future::pending(), draining, None);
+    }
 }

@@ -351,6 +351,19 @@ fn what_is_not_worth_it_is_the_plain_frame_itself() {
     check_compressed(&text(b"aaaaaaaaaaaaaaaaaaaa"), true);
 }
 
+/// zlib-rs 0.6.8 forgets where its pending output begins when it is reset before all of it was
+/// taken: each time less room is left, until it panics.
+#[test]
+fn a_message_that_did_not_shrink_does_no_harm_to_the_next_ones() {
+    prepare_thread(DeflateSettings::default());
+    for len in [600, 5_000, 16_000, 40_000, COMPRESSED_BYTES_MAX] {
+        for _ in 0..200_000 / len + 2 {
+            check_compressed(&binary(&noise(len)), false);
+        }
+        check_compressed(&binary(&prose(len)), true);
+    }
+}
+
 #[test]
 fn what_was_done_is_counted_once() {
     prepare_thread(DeflateSettings::default());
