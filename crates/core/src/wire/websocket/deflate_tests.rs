@@ -464,6 +464,27 @@ proptest! {
         prop_assert_eq!(feed(pieces, &limits), &expected);
     }
 
+    /// One compressor for many messages, whether they shrink or not.
+    #[test]
+    fn no_message_spoils_the_next_one(
+        messages in prop::collection::vec((any_data(), 0_usize..30_000, any::<bool>()), 1..12),
+        level in 1_u8..=9,
+    ) {
+        prepare_thread(DeflateSettings { bytes_min: 0, level });
+        let limits = DecodeLimits { inflate: Some(InflateLimits { ratio_max: 1_100 }), ..LIMITS };
+        for (mut data, len, is_noisy) in messages {
+            if is_noisy {
+                data.extend(noise(len));
+            }
+            let made = compressed(&binary(&data));
+            let (_, payload) = whole_frame(&made).unwrap();
+            let bytes = frame(0x82 | (made[0] & RSV1), payload);
+            let kind = MessageKind::Binary;
+            let expected = [outline(&Event::Message { kind, data: data.into() })];
+            prop_assert_eq!(feed([&bytes[..]], &limits), &expected);
+        }
+    }
+
     /// Whole or in pieces, the verdict is the same, also on what nobody meant.
     #[test]
     fn no_payload_can_do_harm(
