@@ -21,7 +21,8 @@ use std::time::Duration;
 
 use fanfare_core::wire::http1::{HeadError, HeadLimits};
 use fanfare_core::wire::http1_guard::{Guard, Next};
-use http::{Request, Version, header};
+use http::request::Parts;
+use http::{Version, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -42,8 +43,8 @@ pub(super) struct BadHead(Arc<OnceLock<HeadError>>);
 
 impl BadHead {
     /// The fault of the head for which this request stands, if it does.
-    pub(super) fn behind<B>(&self, request: &Request<B>) -> Option<HeadError> {
-        let is_ours = request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST);
+    pub(super) fn behind(&self, head: &Parts) -> Option<HeadError> {
+        let is_ours = head.version == Version::HTTP_11 && !head.headers.contains_key(header::HOST);
         let error = || self.0.get().copied();
         is_ours.then(|| error().unwrap_or(HeadError::Bad("exactly one Host field is needed")))
     }

@@ -23,10 +23,12 @@ use bytes::Bytes;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::wire::http1::{self, Framing, RequestHead, Upgrade};
 use http::header::{self, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::door::{self, Asked};
@@ -89,8 +91,23 @@ impl http_body::Body for Body {
 
 type Answer = Response<Body>;
 
-/// A request; its body is gone when it was read to its end.
-type Asking = Request<Option<Incoming>>;
+/// A request: what it says, looked up once, and what is still to come of it.
+struct Asking<'a> {
+    head: &'a Parts,
+    asked: Asked<'a>,
+    /// Gone when it was read to its end.
+    body: Option<Incoming>,
+    upgrade: Upgrade,
+    /// The socket, once a handshake is answered. Where that is refused nobody waits for it.
+    upgraded: Option<OnUpgrade>,
+}
+
+impl Asking<'_> {
+    /// Whether a part of the body is unread.
+    fn has_body(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| !body.is_end_stream())
+    }
+}
 
 /// Who asks an HTTP connection's questions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -118,7 +135,6 @@ fn serve_as(shard: Rc<Shard>, socket: TcpStream, early: Vec<u8>, listener: Liste
         let bad_head = guarded.bad_head();
         let service = service_fn(|request: Request<Incoming>| {
             let (shard, bad_head) = (Rc::clone(&shard), bad_head.clone());
-            let request = request.map(Some);
             async move { Ok::<_, Infallible>(answer(&shard, peer, request, listener, &bad_head).await) }
         });
         let io = TokioIo::new(guarded);
@@ -173,12 +189,21 @@ pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
 async fn answer(
     shard: &Rc<Shard>,
     peer: Option<SocketAddr>,
-    mut request: Asking,
+    mut request: Request<Incoming>,
     listener: Listener,
     bad_head: &BadHead,
 ) -> Answer {
     let upgrade = upgrade(&request);
-    let mut answer = match (bad_head.behind(&request), gate(shard, &request)) {
+    let upgraded = (upgrade != Upgrade::No).then(|| hyper::upgrade::on(&mut request));
+    let (head, body) = request.into_parts();
+    let mut asking = Asking {
+        head: &head,
+        asked: asked(&head),
+        body: Some(body),
+        upgrade,
+        upgraded,
+    };
+    let mut answer = match (bad_head.behind(&head), gate(shard, &asking.asked)) {
         (Some(error), _) => {
             let mut answer = refused(shard, &Refusal::bad_request(error.to_string()));
             *answer.status_mut() = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
@@ -186,12 +211,12 @@ async fn answer(
         }
         (None, Err(refusal)) => refused(shard, &refusal),
         (None, Ok(origin)) => {
-            let answer = route(shard, peer, &mut request, listener, &upgrade).await;
+            let answer = route(shard, peer, &mut asking, listener).await;
             with_origin(answer, origin)
         }
     };
-    let is_tunnel = request.method() == Method::CONNECT;
-    let may_go_on = upgrade == Upgrade::No && !is_tunnel && !has_body(&request);
+    let is_tunnel = head.method == Method::CONNECT;
+    let may_go_on = asking.upgrade == Upgrade::No && !is_tunnel && !asking.has_body();
     let is_http = answer.status() != StatusCode::SWITCHING_PROTOCOLS;
     let fields = answer.headers_mut();
     fields.insert(
@@ -208,25 +233,22 @@ async fn answer(
 async fn route(
     shard: &Rc<Shard>,
     peer: Option<SocketAddr>,
-    request: &mut Asking,
+    asking: &mut Asking<'_>,
     listener: Listener,
-    upgrade: &Upgrade,
 ) -> Answer {
-    let path = request.uri().path().to_owned();
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    match path.as_str() {
-        _ if listener == Listener::Doors && *upgrade != Upgrade::No => {
-            websocket(shard, peer, request, upgrade)
-        }
+    let path = asking.asked.path;
+    let is_read = matches!(asking.head.method, Method::GET | Method::HEAD);
+    match path {
+        _ if listener == Listener::Doors && asking.upgrade != Upgrade::No => websocket(shard, peer, asking),
         "/health" if is_read => text(StatusCode::OK, "ok\n"),
         "/ready" if is_read && shard.node.is_ready() => text(StatusCode::OK, "ready\n"),
         "/ready" if is_read => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
         "/metrics" if is_read && (listener == Listener::Admin || shard.node.admin_inside) => metrics(shard),
         _ if listener == Listener::Admin => refused(shard, &not_found()),
-        _ if request.method() == Method::OPTIONS => preflight(),
-        _ => match assets::find(&path, wants_page(request)) {
+        _ if asking.head.method == Method::OPTIONS => preflight(),
+        _ => match assets::find(path, asking.asked.wants_page()) {
             Some(asset) if is_read => asset,
-            _ => door_answer(shard, peer, request).await,
+            _ => door_answer(shard, peer, asking).await,
         },
     }
 }
@@ -246,12 +268,12 @@ fn with_origin(mut answer: Answer, origin: Option<String>) -> Answer {
 }
 
 /// What the plain door says: listen, look or speak.
-async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Asking) -> Answer {
-    let result = match *request.method() {
-        Method::GET | Method::HEAD if asked(request).wants_stream() => return stream(shard, peer, request),
-        Method::GET | Method::HEAD => speak::look(shard, &asked(request)),
-        Method::POST => speak::post(shard, request).await,
-        _ => match fanfare_core::wire::plain::request::PlainRequest::parse(request.uri().path(), None, 1) {
+async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
+    let result = match asking.head.method {
+        Method::GET | Method::HEAD if asking.asked.wants_stream() => return stream(shard, peer, asking),
+        Method::GET | Method::HEAD => speak::look(shard, &asking.asked),
+        Method::POST => speak::post(shard, asking).await,
+        _ => match fanfare_core::wire::plain::request::PlainRequest::parse(asking.asked.path, None, 1) {
             Some(_) => Err(Refusal::MethodNotAllowed { allow: "GET, POST" }),
             None => Err(not_found()),
         },
@@ -263,16 +285,16 @@ fn not_found() -> Refusal {
     Refusal::NotFound("nothing lives here; channels are at /ch/{name}".into())
 }
 
-fn asked<B>(request: &Request<B>) -> Asked<'_> {
-    let fields = request.headers();
+fn asked(head: &Parts) -> Asked<'_> {
+    let fields = &head.headers;
     let text = |name| {
         fields
             .get(name)
             .and_then(|value: &HeaderValue| value.to_str().ok())
     };
     Asked {
-        path: request.uri().path(),
-        query: request.uri().query(),
+        path: head.uri.path(),
+        query: head.uri.query(),
         host: text(header::HOST),
         origins: fields
             .get_all(header::ORIGIN)
@@ -290,21 +312,12 @@ fn asked<B>(request: &Request<B>) -> Asked<'_> {
     }
 }
 
-fn gate<B>(shard: &Shard, request: &Request<B>) -> Result<Option<String>, Refusal> {
-    Ok(shard.node.rules.gate(&asked(request))?.map(str::to_owned))
-}
-
-fn wants_page<B>(request: &Request<B>) -> bool {
-    asked(request).wants_page()
-}
-
-/// Whether a part of the body is unread.
-fn has_body(request: &Asking) -> bool {
-    request.body().as_ref().is_some_and(|body| !body.is_end_stream())
+fn gate(shard: &Shard, asked: &Asked<'_>) -> Result<Option<String>, Refusal> {
+    Ok(shard.node.rules.gate(asked)?.map(str::to_owned))
 }
 
 /// What the shard says of a first request, said of a further one.
-fn upgrade(request: &Asking) -> Upgrade {
+fn upgrade(request: &Request<Incoming>) -> Upgrade {
     let fields = request.headers();
     if !fields.contains_key(header::UPGRADE) && !fields.contains_key(header::SEC_WEBSOCKET_KEY) {
         return Upgrade::No;
@@ -317,10 +330,10 @@ fn upgrade(request: &Asking) -> Upgrade {
         target: request.uri().path(),
         version_minor: u8::from(request.version() == Version::HTTP_11),
         fields: fields.collect(),
-        framing: if has_body(request) {
-            Framing::Chunked
-        } else {
+        framing: if request.body().is_end_stream() {
             Framing::Empty
+        } else {
+            Framing::Chunked
         },
         len: 0,
     })
@@ -328,9 +341,9 @@ fn upgrade(request: &Asking) -> Upgrade {
 
 /// A WebSocket on a connection that has served requests before: hyper answers the handshake and
 /// gives the socket back.
-fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Asking, upgrade: &Upgrade) -> Answer {
-    let Upgrade::Yes { accept } = upgrade else {
-        let (refusal, field) = door::bad_handshake(upgrade);
+fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
+    let (Upgrade::Yes { accept }, Some(upgraded)) = (&asking.upgrade, asking.upgraded.take()) else {
+        let (refusal, field) = door::bad_handshake(&asking.upgrade);
         let mut answer = refused(shard, &refusal);
         if let Some((name, value)) = field {
             answer.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -340,12 +353,11 @@ fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Asking, 
     let listen = shard
         .node
         .room_for_one()
-        .and_then(|()| door::listen(&shard.node, &asked(request), true));
+        .and_then(|()| door::listen(&shard.node, &asking.asked, true));
     let extensions = listen.as_ref().ok().and_then(|listen| listen.deflate);
-    let upgrade = hyper::upgrade::on(&mut *request);
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
-        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(upgraded) = upgraded.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<Guarded>>() else {
             return;
         };
@@ -370,16 +382,16 @@ fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &mut Asking, 
 }
 
 /// An event stream on a connection that has served requests before.
-fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, request: &Asking) -> Answer {
-    if has_body(request) {
+fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &Asking<'_>) -> Answer {
+    if asking.has_body() {
         return refused(shard, &door::stream_with_body());
     }
     let room = shard.node.room_for_one();
     let body = match room
         .clone()
-        .and_then(|()| door::listen(&shard.node, &asked(request), false))
+        .and_then(|()| door::listen(&shard.node, &asking.asked, false))
     {
-        Ok(_) if request.method() == Method::HEAD => Body::Whole(None),
+        Ok(_) if asking.head.method == Method::HEAD => Body::Whole(None),
         Ok(listen) => {
             let prologue = shard.stream_prologue(false);
             Body::Stream(shard.adopt_stream(

@@ -11,9 +11,9 @@ use fanfare_core::wire::plain::batch::{self, BatchLimits};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Incoming};
 
-use super::{Answer, Asking, asked, json, not_found};
+use super::{Answer, Asking, json, not_found};
 use crate::door::{self, Asked};
 use crate::engine::Receipt;
 use crate::node::Node;
@@ -39,22 +39,20 @@ pub(super) fn look(shard: &Shard, asked: &Asked<'_>) -> Result<Answer, Refusal> 
 }
 
 /// `POST`: the body is the message, or in NDJSON many messages.
-pub(super) async fn post(shard: &Rc<Shard>, request: &mut Asking) -> Result<Answer, Refusal> {
+pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<Answer, Refusal> {
+    let fields = &asking.head.headers;
     let node = &shard.node;
     let limits = &node.config.limits;
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
-    let identity = node.rules.identify(&asked(request))?;
-    let plain = PlainRequest::parse(
-        request.uri().path(),
-        request.uri().query(),
-        limits.subscriptions_max,
-    )
-    .ok_or_else(not_found)??;
-    let is_batch = plain.target == Target::PerMessage && is_ndjson(request.headers());
+    let asked = &asking.asked;
+    let identity = node.rules.identify(asked)?;
+    let plain =
+        PlainRequest::parse(asked.path, asked.query, limits.subscriptions_max).ok_or_else(not_found)??;
+    let is_batch = plain.target == Target::PerMessage && is_ndjson(fields);
     if is_batch {
-        let body = body(request, limits.body_bytes_max, "the request body", node).await?;
+        let body = body(&mut asking.body, limits.body_bytes_max, "the request body", node).await?;
         let limits = BatchLimits {
             lines_max: limits.batch_lines_max,
             message_bytes_max: limits.message_bytes_max,
@@ -77,8 +75,8 @@ pub(super) async fn post(shard: &Rc<Shard>, request: &mut Asking) -> Result<Answ
     };
     // Permission before the body: who may not speak need not send.
     permit(node, &audience, identity)?;
-    let binary = has_type(request.headers(), b"application/octet-stream");
-    let data = body(request, limits.message_bytes_max, "the message", node).await?;
+    let binary = has_type(fields, b"application/octet-stream");
+    let data = body(&mut asking.body, limits.message_bytes_max, "the message", node).await?;
     let kind = if binary || std::str::from_utf8(&data).is_err() {
         DataKind::Binary
     } else {
@@ -127,13 +125,13 @@ fn has_type(fields: &HeaderMap, wanted: &[u8]) -> bool {
 
 /// The whole body, if it is small enough and comes in time.
 async fn body(
-    request: &mut Asking,
+    unread: &mut Option<Incoming>,
     limit_bytes: usize,
     what: &'static str,
     node: &Node,
 ) -> Result<Bytes, Refusal> {
     let too_large = Refusal::TooLarge { what, limit_bytes };
-    let Some(body) = request.body_mut() else {
+    let Some(body) = unread else {
         return Ok(Bytes::new());
     };
     if body.size_hint().lower() > limit_bytes as u64 {
@@ -143,7 +141,7 @@ async fn body(
     match tokio::time::timeout(node.config.limits.body_time_max, collected).await {
         Err(_) => Err(Refusal::TooSlow),
         Ok(Ok(collected)) => {
-            *request.body_mut() = None;
+            *unread = None;
             Ok(collected.to_bytes())
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
