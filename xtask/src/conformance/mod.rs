@@ -23,7 +23,8 @@ const FUZZING_CLIENT: &str = "xtask/conformance/fuzzing_client.py";
 
 /// Settings of every run: only what is worth a look is logged. No pings: a case that gets one takes
 /// it for the answer that it waits for, and fails; some cases take longer than the usual interval.
-const QUIET: &str = "listen = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n[sessions]\nping_interval = \"10m\"\n";
+const QUIET: &str =
+    "listen = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n[sessions]\nping_interval = \"10m\"\n";
 
 /// No case reaches these: the largest message has 16 MiB, the most fragments are 65,536.
 const RAISED: &str = "[limits]
