@@ -1,6 +1,6 @@
 //! An event stream of the plain door: listening only.
 //!
-//! First bytes at once, so that the browser knows it is connected; a comment every
+//! First bytes at once, so that the browser knows it is connected; a sign of life every
 //! `heartbeat_interval`, so that nothing between closes an idle line; an end after about ten
 //! minutes, from which `EventSource` comes back by itself with its last id, so that load spreads
 //! and permissions are checked again (`plain.md` section 3).
@@ -10,8 +10,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Action;
 use crate::disconnect::Disconnect;
 use crate::moment::Moment;
@@ -20,7 +18,7 @@ use crate::wire::sse;
 /// What all event streams of a node have in common.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// Time between comments on a quiet stream.
+    /// Time between signs of life on a quiet stream.
     pub heartbeat_interval: Duration,
 }
 
@@ -59,7 +57,7 @@ impl EventStream {
             self.close(Disconnect::Aged, actions);
         } else if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
-            actions.push(Action::Send(Bytes::from_static(sse::HEARTBEAT)));
+            actions.push(Action::SendPosition);
         }
     }
 
@@ -82,6 +80,8 @@ impl EventStream {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
@@ -99,12 +99,14 @@ mod tests {
             }
             said.extend(actions.into_iter().map(|action| (second, action)));
         }
-        let comment = || Action::Send(Bytes::from_static(b":\n\n"));
         let end = Action::Close {
             farewell: None,
             why: Disconnect::Aged,
         };
-        assert_eq!(said, [(20, comment()), (45, comment()), (60, end)]);
+        assert_eq!(
+            said,
+            [(20, Action::SendPosition), (45, Action::SendPosition), (60, end)]
+        );
     }
 
     #[test]
