@@ -396,10 +396,14 @@ impl Hub {
     }
 
     /// Fills a hole: hands to the subscribers of `missing.channel` what was read of its stream since
-    /// `missing.seen`, or tells them of the gap. Afterwards the channel stands where `replay` does,
-    /// so what still arrives of it is known. A replay that does not reach as far as what has arrived
-    /// is no whole one, and counts as a gap. Calls `untold` with sessions whose wire form has no way
-    /// to say that; they must not go on as if nothing were. Returns the number of deliveries.
+    /// `missing.seen`, as far as what has arrived, or tells them of the gap. Afterwards that is what
+    /// they have seen. A replay that does not reach so far is no whole one, and counts as a gap.
+    /// Calls `untold` with sessions whose wire form has no way to say that; they must not go on as if
+    /// nothing were. Returns the number of deliveries.
+    ///
+    /// Exact for each channel. A session of several channels may have had later publications of
+    /// another one before; so an engine that can lose some on the way must not let positions of one
+    /// channel stand for others.
     pub fn catch_up(
         &mut self,
         missing: &Missing,
@@ -418,8 +422,8 @@ impl Hub {
         };
         let is_short =
             replay.position.epoch != missing.before.epoch || replay.position.offset < missing.before.offset;
-        let position = if is_short { missing.before } else { replay.position };
-        let is_gap = is_short || replay.gaps.contains(&missing.channel);
+        let position = missing.before;
+        let is_gap = is_short || replay.is_gap;
         let mut count = 0;
         for slot in slots {
             let Some(Some(member)) = self.members.get(slot as usize) else {
@@ -430,14 +434,15 @@ impl Hub {
                 continue;
             }
             if is_gap {
-                match plain::gap(member.form, channel, position) {
+                match plain::gap(member.form, missing.channel.as_slice(), position) {
                     Some(frame) => queue(slot, &frame),
                     None => untold(slot),
                 }
                 continue;
             }
             for entry in &replay.entries {
-                if entry.excluded == Some(member.id) || member.began_after(entry.offset, index) {
+                let is_later = Some(entry.offset) > position.offset;
+                if is_later || entry.excluded == Some(member.id) || member.began_after(entry.offset, index) {
                     continue;
                 }
                 if channel.is_some_and(|channel| self.had_elsewhere(member, entry, channel)) {

@@ -1,5 +1,7 @@
 //! No silent loss: who comes back gets exactly what it missed, once, or is told that it is gone.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use support::{Said, Server};
@@ -258,9 +260,9 @@ async fn announcements_and_several_channels_come_in_one_order() {
 
 #[tokio::test]
 async fn who_spoke_does_not_hear_it_when_it_comes_back_either() {
-    let server = Server::start(&[]);
     const ONE: &str = "session=00000000-0000-0000-0000-000000000001";
     const TWO: &str = "session=00000000-0000-0000-0000-000000000002";
+    let server = Server::start(&[]);
     let (_, start) = look(&server, "main").await;
     let mut one = server.websocket(&format!("/?meta=1&{ONE}")).await;
     one.say("of one").await;

@@ -216,6 +216,11 @@ impl AppStreams {
         }
     }
 
+    /// What there is of this app and all that share its bounds.
+    pub fn counts(&self) -> Counts {
+        self.shared.counts()
+    }
+
     /// The place of the last publication.
     pub fn position(&self) -> Position {
         Position {
@@ -635,41 +640,43 @@ impl AppStreams {
     /// What a subscriber of `names` is given who resumes so, but for what `session` is excluded
     /// from. Announcements belong to what it missed, and not to the newest entries.
     pub fn read(&self, names: &[ChannelName], resume: Resume, session: Option<SessionId>) -> Replay {
-        let mut entries = Vec::new();
-        let mut gaps = Vec::new();
-        match resume {
-            Resume::Now => {}
-            Resume::Last(count) => {
-                let streams = names.iter().filter_map(|name| self.channel(name));
-                entries.extend(streams.flat_map(|channel| channel.stream.last(count)).cloned());
-                sort(&mut entries);
-                entries.drain(..entries.len().saturating_sub(count));
-            }
-            Resume::Since(since) => {
-                let seen = self.seen(since);
-                let streams = names
-                    .iter()
-                    .map(|name| (Some(name), self.channel(name).map(|channel| &channel.stream)));
-                for (name, stream) in streams.chain([(None, Some(&self.everyone.stream))]) {
-                    let missed = seen.and_then(|seen| match stream {
-                        Some(stream) => stream.since(seen.offset).map(Some),
-                        None => (seen.offset >= self.floor).then_some(None),
-                    });
-                    match missed {
-                        Some(missed) => entries.extend(missed.into_iter().flatten().cloned()),
-                        None if name.is_none() && !gaps.is_empty() => {}
-                        None => gaps.push(name.cloned()),
-                    }
-                }
-                sort(&mut entries);
-            }
+        let mut entries = match resume {
+            Resume::Now => Some(Vec::new()),
+            Resume::Last(count) => Some(self.newest(names, count)),
+            Resume::Since(since) => self.seen(since).and_then(|seen| self.missed(names, seen.offset)),
+        };
+        if let Some(entries) = &mut entries {
+            entries.retain(|entry| session.is_none() || entry.excluded != session);
         }
-        entries.retain(|entry| session.is_none() || entry.excluded != session);
         Replay {
-            entries,
-            gaps,
+            is_gap: entries.is_none(),
+            entries: entries.unwrap_or_default(),
             position: self.position(),
         }
+    }
+
+    fn newest(&self, names: &[ChannelName], count: usize) -> Vec<Arc<Entry>> {
+        let streams = names.iter().filter_map(|name| self.channel(name));
+        let mut entries: Vec<_> = streams
+            .flat_map(|channel| channel.stream.last(count))
+            .cloned()
+            .collect();
+        sort(&mut entries);
+        entries.split_off(entries.len().saturating_sub(count))
+    }
+
+    /// All that came behind a place, or `None` if some of it is gone.
+    fn missed(&self, names: &[ChannelName], seen: Option<Offset>) -> Option<Vec<Arc<Entry>>> {
+        let mut entries: Vec<_> = self.everyone.stream.since(seen)?.cloned().collect();
+        for name in names {
+            match self.channel(name) {
+                Some(channel) => entries.extend(channel.stream.since(seen)?.cloned()),
+                None if seen >= self.floor => {}
+                None => return None,
+            }
+        }
+        sort(&mut entries);
+        Some(entries)
     }
 
     /// What a subscriber has seen, in this life of the order; `None` if that cannot be said.

@@ -107,15 +107,17 @@ pub enum Resume {
     Last(usize),
 }
 
-/// What a new subscription is given of the past.
+/// What a new subscription is given of the past: all that it missed, or nothing and a gap.
+///
+/// A subscriber of several channels has one position for all of them. Where one of them has a gap it
+/// is told of a gap of all: were it given what is whole, its position would pass what is not, and a
+/// connection that is cut in between would have lost that silently.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// The entries, in order, each once. Everything up to `position` that the subscriber had not
-    /// seen of its channels, but for those in `gaps`.
+    /// The entries, in order, each once. None if there is a gap.
     pub entries: Vec<Arc<Entry>>,
-    /// Channels of which something is missing. `None` stands for announcements, and is only there
-    /// when no channel is: who must look at everything anew need not be told twice.
-    pub gaps: Vec<Option<ChannelName>>,
+    /// Something of what was missed is not kept.
+    pub is_gap: bool,
     /// The subscription begins behind this place.
     pub position: Position,
 }

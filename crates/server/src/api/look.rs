@@ -32,7 +32,7 @@ pub(super) async fn look(
         let (replay, listeners) = node
             .engine
             .read(AppId::DEFAULT, &listen.channels, listen.resume, own)?;
-        let is_news = !replay.entries.is_empty() || !replay.gaps.is_empty();
+        let is_news = !replay.entries.is_empty() || replay.is_gap;
         let wait = match listen.resume {
             Resume::Since(_) if !is_news => wait_for(shard, &listen),
             _ => Duration::ZERO,
@@ -88,11 +88,7 @@ fn document(listen: &Listen, replay: &Replay, listeners: usize) -> Answer {
             plain::meta(entry, channel, &entry.position.to_string())
         })
         .collect();
-    let gap = if replay.gaps.is_empty() {
-        ""
-    } else {
-        ",\"gap\":true"
-    };
+    let gap = if replay.is_gap { ",\"gap\":true" } else { "" };
     json(format!(
         "{{{channel},\"listeners\":{listeners},\"next\":\"{}\"{gap},\"messages\":[{}]}}\n",
         replay.position,

@@ -366,7 +366,7 @@ impl State {
         }
         let metrics = &node.metrics.shards[shard.index];
         metrics.replayed.add(past.replayed);
-        metrics.gaps.add(past.gaps);
+        metrics.gaps.add(usize::from(past.is_gap));
         if listen.wants_open {
             let opened = plain::opened(listen.form, replay.position);
             opened.into_iter().for_each(|frame| self.send(shard, key, frame));
@@ -411,39 +411,35 @@ impl Shard {
 struct Past {
     bytes: Vec<u8>,
     replayed: usize,
-    gaps: usize,
+    is_gap: bool,
     /// There is a gap, and the wire form has no way to say so.
     is_untold: bool,
 }
 
 impl Past {
-    /// More than `bytes_max` cannot be queued: that is a gap too.
-    fn of(replay: &Replay, channels: &[ChannelName], form: WireForm, bytes_max: usize) -> Self {
-        let mut bytes = Vec::new();
+    /// What is more than half of an outbox is a gap too: there must be room for what comes next.
+    fn of(replay: &Replay, channels: &[ChannelName], form: WireForm, outbox_bytes_max: usize) -> Self {
+        let mut past = Self {
+            bytes: Vec::new(),
+            replayed: 0,
+            is_gap: replay.is_gap,
+            is_untold: false,
+        };
         for entry in &replay.entries {
             // Of several channels it is told the one that a live publication would name.
             let channel = entry.channels().iter().find(|name| channels.contains(name));
-            bytes.extend_from_slice(&plain::encode_entry(entry, channel, form));
-            if bytes.len() > bytes_max / 2 {
+            past.bytes
+                .extend_from_slice(&plain::encode_entry(entry, channel, form));
+            past.replayed += 1;
+            if past.bytes.len() > outbox_bytes_max / 2 {
+                past.bytes.clear();
+                past.replayed = 0;
+                past.is_gap = true;
                 break;
             }
         }
-        let is_too_much = bytes.len() > bytes_max / 2;
-        let mut past = Self {
-            replayed: replay.entries.len(),
-            gaps: replay.gaps.len(),
-            is_untold: false,
-            bytes,
-        };
-        let mut gaps: Vec<Option<&ChannelName>> = replay.gaps.iter().map(Option::as_ref).collect();
-        if is_too_much {
-            gaps = channels.iter().map(Some).collect();
-            past.bytes.clear();
-            past.replayed = 0;
-            past.gaps = gaps.len();
-        }
-        for channel in gaps {
-            match plain::gap(form, channel, replay.position) {
+        if past.is_gap {
+            match plain::gap(form, channels, replay.position) {
                 Some(frame) => past.bytes.extend_from_slice(&frame),
                 // Whoever was woken reads the stream, and so finds out.
                 None if form == WireForm::Notice => past.bytes.push(b'.'),

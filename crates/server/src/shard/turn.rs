@@ -681,7 +681,7 @@ fn read_missing(engine: &dyn Engine, missing: &Missing) -> Replay {
         Ok((replay, _)) => replay,
         Err(_) => Replay {
             entries: Vec::new(),
-            gaps: vec![missing.channel.clone()],
+            is_gap: true,
             position: missing.before,
         },
     }

@@ -109,17 +109,23 @@ fn stream_event(id: &str, event: Option<&str>, data: &[u8]) -> Bytes {
     }
 }
 
-/// Tells a listener that something it had not seen of a channel (`None`: an announcement) is gone.
-/// `now` becomes its new position. `None` for a raw WebSocket, which has no form for it.
-pub fn gap(form: WireForm, channel: Option<&ChannelName>, now: Position) -> Option<Bytes> {
-    let name = serde_json::Value::from(channel.map_or(EVERYONE, ChannelName::as_str));
-    notice(
-        form,
-        "gap",
-        now,
-        &format!(r#"{{"event":"gap","channel":{name},"id":"{now}"}}"#),
-        &format!(r#"{{"channel":{name}}}"#),
-    )
+/// Tells a listener that something it had not seen of these channels is gone (of announcements, if
+/// there are none). `now` becomes its position. One frame for all of them: who has read it knows
+/// everything, and who has not still has its old position.
+///
+/// `None` for forms that cannot say it.
+pub fn gap(form: WireForm, channels: &[ChannelName], now: Position) -> Option<Bytes> {
+    let name = |name: &str| serde_json::Value::from(name).to_string();
+    let channels = match channels {
+        [] => format!(r#""channel":{}"#, name(EVERYONE)),
+        [one] => format!(r#""channel":{}"#, name(one.as_str())),
+        several => {
+            let names: Vec<String> = several.iter().map(|one| name(one.as_str())).collect();
+            format!(r#""channels":[{}]"#, names.join(","))
+        }
+    };
+    let meta = format!(r#"{{"event":"gap",{channels},"id":"{now}"}}"#);
+    notice(form, "gap", now, &meta, &format!("{{{channels}}}"))
 }
 
 /// Tells a listener the position that its subscription begins at, before anything else.
