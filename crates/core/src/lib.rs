@@ -19,6 +19,7 @@
 //! | bytes on the wire                         | [`wire`]                   |
 //! | who may do what, origins, keys            | [`auth`]                   |
 //! | every refusal and close code              | [`disconnect`]             |
+//! | repeats of a publication                  | [`idempotency`]            |
 //! | every limit and its default               | [`limits`]                 |
 //!
 //! Imports go one way: `session` and `hub` use `wire`, `publication` and `position`; `wire`
@@ -32,6 +33,7 @@ pub mod channel;
 pub mod disconnect;
 pub mod frames;
 pub mod hub;
+pub mod idempotency;
 pub mod limits;
 pub mod mailbox;
 pub mod moment;
