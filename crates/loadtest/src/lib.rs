@@ -11,7 +11,8 @@
 //! * [`floor`]: the cheapest servers that can be, to compare with;
 //! * [`checker`]: finds every deviation from the promised order and completeness in what
 //!   subscribers heard, over all their connections;
-//! * [`proxy`]: treats connections badly, the same way for the same seed.
+//! * [`proxy`]: treats connections badly, the same way for the same seed;
+//! * [`check`]: drives a server through the proxy and has the checker judge it.
 //!
 //! It shares no code with the server, since a judge that did would share its mistakes.
 
@@ -24,6 +25,7 @@
 // Indices are those of this crate's own tables; a wrong one is a defect that shall be seen.
 #![allow(clippy::indexing_slicing)]
 
+pub mod check;
 pub mod checker;
 mod drive;
 pub mod floor;
