@@ -186,6 +186,7 @@ impl Faults {
 }
 
 fn between(random: &mut Random, [least, most]: [Duration; 2]) -> Duration {
+    let least = least.min(most);
     let span = most.saturating_sub(least).as_millis() as u64;
     least + Duration::from_millis(random.below(span + 1))
 }

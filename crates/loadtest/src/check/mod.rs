@@ -118,6 +118,12 @@ pub struct Options {
     /// What is done to connections.
     #[arg(long, value_enum, default_value_t = FaultMode::None)]
     faults: FaultMode,
+    /// Longest time from a connect to what is done to it, in milliseconds.
+    #[arg(long, default_value_t = 3_000)]
+    cut_within: u64,
+    /// Longest stall, in milliseconds.
+    #[arg(long, default_value_t = 5_000)]
+    stall: u64,
     /// Longest time for which a subscriber stays away after a cut, in milliseconds.
     #[arg(long, default_value_t = 0)]
     absence: u64,
@@ -154,7 +160,7 @@ impl fmt::Display for Options {
         write!(
             f,
             "\n{} subscribers each by {:?}; {} channels; {} publishers, {} publications, at most {} a second; \
-             faults {:?}, absence up to {} ms, kills {}",
+             faults {:?} within {} ms, stalls up to {} ms, absence up to {} ms, kills {}",
             self.subscribers,
             self.transports,
             self.channels,
@@ -162,6 +168,8 @@ impl fmt::Display for Options {
             self.publications,
             self.rate,
             self.faults,
+            self.cut_within,
+            self.stall,
             self.absence,
             self.kill
         )?;
@@ -314,11 +322,13 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     fn new(options: &'a Options, seed: u64, start: Start) -> Result<Self> {
         let server = start()?;
-        let faults = match options.faults {
+        let mut faults = match options.faults {
             FaultMode::None => Faults::NONE,
             FaultMode::Cuts => Faults::CUTS,
             FaultMode::All => Faults::ALL,
         };
+        faults.after[1] = Duration::from_millis(options.cut_within);
+        faults.stall_for[1] = Duration::from_millis(options.stall);
         let proxy = Proxy::start(server.address(), move |connection| faults.plan(seed, connection))?;
         let mut history = History::default();
         let kind = if options.talk { "talk" } else { "check" };
