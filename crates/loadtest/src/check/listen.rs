@@ -195,6 +195,7 @@ impl Listener {
                             let _ = speech.said.send(());
                         }
                     }
+                    // It is accused of something; other codes send it away, and it comes back.
                     Frame::Close(code @ (4_400..=4_404 | 1_002 | 1_003 | 1_007)) => {
                         self.broken(format!("was closed with {code}"));
                         return Err(io::ErrorKind::ConnectionAborted.into());
