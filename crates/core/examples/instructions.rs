@@ -113,7 +113,7 @@ fn house() -> (Hub, Vec<Outbox>) {
 fn deliver_to(hub: &mut Hub, outboxes: &mut [Outbox], run: &[Arc<Publication>]) {
     hub.deliver(run, |slot, frame| {
         if let Some(outbox) = outboxes.get_mut(slot as usize) {
-            let _ = black_box(outbox.push(frame.clone(), OUTBOX_BYTES_MAX));
+            let _ = black_box(outbox.push(frame.frame.clone(), OUTBOX_BYTES_MAX));
         }
     });
 }

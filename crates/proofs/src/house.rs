@@ -300,7 +300,7 @@ impl Shard {
             let here = &mut self.here;
             let delivered = self.hub.deliver(run, |slot, bytes| {
                 if let Some(stay) = here.get_mut(&slot) {
-                    stay.heard.extend(places_in(bytes));
+                    stay.heard.extend(places_in(bytes.frame));
                 }
             });
             assert_eq!(delivered.missing, None, "should have heard what came before");

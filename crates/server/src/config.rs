@@ -16,7 +16,7 @@ use std::time::Duration;
 use fanfare_core::auth::{OriginRules, Secret};
 use fanfare_core::channel::ChannelPattern;
 use fanfare_core::limits::{Limits, seconds};
-use fanfare_core::stream::{HistoryLimits, HistoryRules};
+use fanfare_core::stream::{HistoryLimits, HistoryRules, SlowConsumer};
 use fanfare_core::wire::websocket::deflate::DeflateSettings;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
@@ -149,6 +149,9 @@ pub struct ChannelRule {
     /// Bytes kept, instead of `history.bytes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history_bytes: Option<usize>,
+    /// What happens to a reader who is too slow: `close`, `newest` or `drop_oldest`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_consumer: Option<SlowConsumer>,
 }
 
 /// Section `[history]`: how much is kept of a channel, whichever limit is reached first.
@@ -533,6 +536,17 @@ impl Config {
             by_pattern.push((pattern, limits));
         }
         Ok(HistoryRules { default, by_pattern })
+    }
+
+    /// What happens to slow consumers of which channels. The patterns have been checked.
+    pub fn slow_consumer_rules(&self) -> Vec<(ChannelPattern, SlowConsumer)> {
+        let rule = |rule: &ChannelRule| {
+            let pattern = ChannelPattern::new(&rule.channels).ok()?;
+            Some((pattern, rule.slow_consumer.unwrap_or_default()))
+        };
+        let rules: Vec<_> = self.channels.rules.iter().filter_map(rule).collect();
+        let is_plain = rules.iter().all(|(_, slow)| *slow == SlowConsumer::Close);
+        if is_plain { Vec::new() } else { rules }
     }
 
     /// Finds contradictions; returns warnings.

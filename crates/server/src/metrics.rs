@@ -73,6 +73,10 @@ pub struct ShardMetrics {
     streams_closed: Counter,
     polls_opened: Counter,
     polls_closed: Counter,
+    /// Waiting publications that went for a newer one of the same key.
+    pub conflated: Counter,
+    /// Waiting publications that went because they were the oldest of a slow consumer.
+    pub dropped: Counter,
     /// Kept publications given to sessions that came back.
     pub replayed: Counter,
     /// Gaps told to sessions that came back.
@@ -335,6 +339,18 @@ impl Metrics {
             "counter",
             "Gaps told to sessions that came back.",
             self.sum(|s| s.gaps.get()),
+        );
+        out.one(
+            "fanfare_conflated_total",
+            "counter",
+            "Publications waiting for a slow consumer that went for a newer one of the same key.",
+            self.sum(|s| s.conflated.get()),
+        );
+        out.one(
+            "fanfare_dropped_total",
+            "counter",
+            "Publications waiting for a slow consumer that went because they were the oldest.",
+            self.sum(|s| s.dropped.get()),
         );
         out.one(
             "fanfare_repairs_total",

@@ -16,6 +16,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::moment::Moment;
 use crate::position::{Offset, Position, Since};
@@ -94,6 +96,19 @@ impl HistoryRules {
             .position(|(pattern, _)| pattern.matches(channel.as_str()))
             .unwrap_or(self.by_pattern.len())
     }
+}
+
+/// What happens to a reader of a channel who does not read fast enough.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowConsumer {
+    /// It is closed, and comes back for what it missed.
+    #[default]
+    Close,
+    /// Of what waits for it, only the newest of each key stays.
+    Newest,
+    /// The oldest of what waits for it goes, and it is told so.
+    DropOldest,
 }
 
 /// Where a new subscription begins.

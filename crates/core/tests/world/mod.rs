@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::{ChannelName, ChannelPattern};
-use fanfare_core::hub::{Hub, Slot, Topic};
+use fanfare_core::hub::{Hub, Parcel, Slot, Topic};
 use fanfare_core::moment::Moment;
 use fanfare_core::position::{Epoch, Offset, Position, Since};
 use fanfare_core::publication::{Audience, DataKind, Draft, Publication, WireForm};
@@ -324,8 +324,8 @@ impl World {
         while !rest.is_empty() {
             let run = Hub::run_len(rest.iter().map(|publication| &**publication));
             let outboxes = &mut shard.outboxes;
-            let mut queue = |slot: Slot, frame: &bytes::Bytes| {
-                outboxes.get_mut(&slot).unwrap().extend_from_slice(frame);
+            let mut queue = |slot: Slot, parcel: Parcel<'_>| {
+                outboxes.get_mut(&slot).unwrap().extend_from_slice(parcel.frame);
             };
             let delivered = shard.hub.deliver(&rest[..run], &mut queue);
             if let Some(missing) = &delivered.missing {

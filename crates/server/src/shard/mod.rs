@@ -162,7 +162,7 @@ impl Shard {
             accept_paused_until: None,
             connections: Slab::new(),
             generation: 0,
-            hub: Hub::default(),
+            hub: Hub::new(node.config.slow_consumer_rules()),
             timers: Timers::new(node.clock.now()),
             inbox: VecDeque::new(),
             delivered: None,

@@ -10,14 +10,14 @@ use bytes::Bytes;
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
-use fanfare_core::hub::{Hub, Missing, Slot};
+use fanfare_core::hub::{Hub, Missing, Parcel, Slot};
 use fanfare_core::moment::Moment;
-use fanfare_core::outbox::Flushed;
+use fanfare_core::outbox::{Flushed, Tag};
 use fanfare_core::position::Since;
 use fanfare_core::publication::{Audience, DataKind, Draft};
 use fanfare_core::session::Action;
 use fanfare_core::stream::{Replay, Resume};
-use fanfare_core::wire::sse;
+use fanfare_core::wire::{plain, sse};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown};
@@ -136,11 +136,22 @@ impl State {
             let Some(first) = run.first() else { break };
             let urgent = self.hub.reach(first) <= URGENT_MAX;
             let (connections, queues) = (&mut self.connections, &mut self.dirty);
-            let mut queue = |slot: Slot, frame: &Bytes| {
+            let mut queue = |slot: Slot, parcel: Parcel<'_>| {
                 let Some(connection) = connections.get_mut(slot as usize) else {
                     return;
                 };
-                match connection.outbox.push(frame.clone(), limit) {
+                let frame = parcel.frame.clone();
+                let pushed = if parcel.tag == Tag::MUST {
+                    connection.outbox.push(frame, limit)
+                } else {
+                    let marker = || plain::dropped(parcel.form, parcel.channel?);
+                    let pushed = connection.outbox.push_tagged(frame, parcel.tag, limit, marker);
+                    pushed.map(|dropped| {
+                        metrics.conflated.add(dropped.conflated);
+                        metrics.dropped.add(dropped.oldest);
+                    })
+                };
+                match pushed {
                     Ok(()) => queues.mark(connection, slot, urgent),
                     Err(full) => slow.push((connection.key(slot), full.pending_bytes)),
                 }

@@ -128,6 +128,25 @@ pub fn gap(form: WireForm, channels: &[ChannelName], now: Position) -> Option<By
     notice(form, "gap", now, &meta, &format!("{{{channels}}}"))
 }
 
+/// Tells a slow listener that waiting messages of a channel were dropped: a gap without an id, since
+/// messages of other channels that are older may still come behind it.
+pub fn dropped(form: WireForm, channel: &ChannelName) -> Option<Bytes> {
+    let channel = serde_json::Value::from(channel.as_str());
+    let meta = format!(r#"{{"event":"gap","channel":{channel}}}"#);
+    let event = |name: Option<&str>, data: &str| {
+        let mut out = Vec::new();
+        sse::event(&mut out, None, name, data.as_bytes())
+            .ok()
+            .map(|()| out.into())
+    };
+    match form {
+        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate | WireForm::Notice => None,
+        WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => Some(websocket::text(meta.as_bytes())),
+        WireForm::EventStreamMeta => event(None, &meta),
+        WireForm::EventStreamRaw => event(Some("gap"), &format!(r#"{{"channel":{channel}}}"#)),
+    }
+}
+
 /// Tells a listener the position that its subscription begins at, before anything else.
 pub fn opened(form: WireForm, now: Position) -> Option<Bytes> {
     let data = format!(r#"{{"event":"open","id":"{now}"}}"#);

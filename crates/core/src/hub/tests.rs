@@ -8,6 +8,7 @@ use super::*;
 use crate::moment::Moment;
 use crate::position::{Epoch, Link};
 use crate::publication::{Audience, DataKind, Draft};
+use crate::stream::Replay;
 
 const APP: AppId = AppId::DEFAULT;
 
@@ -179,7 +180,9 @@ fn a_subscription_may_begin_in_the_midst_of_a_run() {
     }
     let run: Vec<_> = (7..10).map(|offset| publication(&["a"], offset, None)).collect();
     let mut heard = [Vec::new(), Vec::new()];
-    let delivered = hub.deliver(&run, |slot, bytes| heard[slot as usize].extend_from_slice(bytes));
+    let delivered = hub.deliver(&run, |slot, bytes| {
+        heard[slot as usize].extend_from_slice(bytes.frame)
+    });
     let frames = |run: &[Arc<Publication>]| -> Vec<u8> {
         let encode = |one: &Arc<Publication>| one.encoded(&one.places()[0], WireForm::WebSocketRaw);
         run.iter().flat_map(encode).collect()
@@ -211,7 +214,8 @@ fn subscribers_of_one_form_share_one_frame() {
     for run in [&run[..1], &run[1..]] {
         places.clear();
         assert_eq!(
-            hub.deliver(run, |_, frame| places.push(frame.as_ptr())).count,
+            hub.deliver(run, |_, frame| places.push(frame.frame.as_ptr()))
+                .count,
             3 * run.len()
         );
         assert!(places.len() == 3 && places.windows(2).all(|pair| pair[0] == pair[1]));
@@ -268,8 +272,8 @@ fn check_holes(
         }
     }
     let mut heard = vec![String::new(); sessions.len()];
-    let mut queue = |slot: Slot, frame: &Bytes| {
-        let text = std::str::from_utf8(frame).unwrap();
+    let mut queue = |slot: Slot, parcel: Parcel<'_>| {
+        let text = std::str::from_utf8(parcel.frame).unwrap();
         for event in text.split_terminator("\n\n") {
             let id = event.lines().next().unwrap().trim_start_matches("id: 1-");
             let what = if event.contains("event: gap") {
@@ -380,6 +384,44 @@ fn what_is_missing_is_read_once_for_all_subscribers_or_they_are_told() {
         (&[(A, 1)], 0),
         &["1 gap to 4 6"],
     );
+}
+
+#[test]
+fn frames_of_some_channels_may_be_dropped_while_they_wait() {
+    let rule = |text, slow| (ChannelPattern::new(text).unwrap(), slow);
+    let mut hub = Hub::new(vec![
+        rule("price/*", SlowConsumer::Newest),
+        rule("log/*", SlowConsumer::DropOldest),
+    ]);
+    hub.join(0, id(0), APP, WireForm::WebSocketMeta);
+    for text in ["price/a", "price/b", "log/a", "x"] {
+        hub.subscribe(0, &topic(text));
+    }
+    let mut offset = 0;
+    let mut tag = |channel: &str, key: Option<&str>| {
+        offset += 1;
+        let mut draft = draft(&[channel], None);
+        draft.key = key.map(|key| crate::publication::PublicationKey::new(key).unwrap());
+        let publication = Arc::new(Publication::new(draft, Moment::default(), |_| link(None, offset)));
+        let mut tags = Vec::new();
+        hub.deliver(&[publication], |_, parcel| tags.push(parcel.tag));
+        tags[0]
+    };
+    let price = tag("price/a", Some("eur"));
+    assert_eq!(tag("price/a", Some("eur")), price);
+    let others = [
+        tag("price/a", None),
+        tag("price/a", Some("usd")),
+        tag("price/b", Some("eur")),
+    ];
+    assert!(others.iter().all(|other| *other != price && *other != Tag::MUST));
+    assert_eq!(tag("log/a", Some("eur")), tag("log/a", None));
+    assert_eq!(tag("x", Some("eur")), Tag::MUST);
+    // What may be dropped is not joined with what may not.
+    let run = [30, 31].map(|offset| publication(&["log/a"], offset, None));
+    let mut frames = 0;
+    let delivered = hub.deliver(&run, |_, _| frames += 1);
+    assert_eq!((delivered.count, delivered.taken, frames), (2, 2, 2));
 }
 
 #[test]
@@ -495,7 +537,7 @@ proptest! {
                     let mut rest = publications.as_slice();
                     while !rest.is_empty() {
                         let (run, behind) = rest.split_at(Hub::run_len(rest.iter().map(|one| &**one)));
-                        let delivered = hub.deliver(run, |slot, bytes| got.entry(slot).or_default().extend(bytes));
+                        let delivered = hub.deliver(run, |slot, bytes| got.entry(slot).or_default().extend(bytes.frame));
                         prop_assert_eq!(delivered.taken, run.len());
                         rest = behind;
                     }

@@ -28,6 +28,7 @@
 //! beyond its own shard.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,11 +37,15 @@ use smallvec::SmallVec;
 
 use crate::app::AppId;
 use crate::channel::{ChannelName, ChannelPattern};
-use crate::position::{Arrival, Offset, Position};
+use crate::outbox::Tag;
+use crate::position::{Offset, Position};
 use crate::publication::{Publication, WireForm};
 use crate::session_id::SessionId;
-use crate::stream::Replay;
-use crate::wire::plain;
+use crate::stream::SlowConsumer;
+
+mod holes;
+
+pub use holes::{Delivered, Missing};
 
 /// A session's place in the tables of its shard. Reused after the session has left the hub.
 pub type Slot = u32;
@@ -69,6 +74,23 @@ pub struct Hub {
     apps: HashMap<AppId, AppTopics>,
     topics: Slab<Subscribers>,
     members: Vec<Option<Member>>,
+    /// What happens to slow consumers of which channels: the first pattern that matches decides.
+    slow: Vec<(ChannelPattern, SlowConsumer)>,
+    /// Hashes keys of publications, differently in every process.
+    hasher: RandomState,
+}
+
+/// One frame for one session.
+#[derive(Clone, Copy, Debug)]
+pub struct Parcel<'a> {
+    /// The bytes, shared with every other subscriber of the same form.
+    pub frame: &'a Bytes,
+    /// What may happen to them while they wait.
+    pub tag: Tag,
+    /// The session's form.
+    pub form: WireForm,
+    /// The channel; `None` for an announcement.
+    pub channel: Option<&'a ChannelName>,
 }
 
 /// Index from what a publication has to the subscribers it concerns.
@@ -92,34 +114,12 @@ struct Subscribers {
     by_form: [Vec<Slot>; WireForm::COUNT],
     /// For a channel: what its subscribers here have seen of it.
     seen: Seen,
+    /// What happens to those of them who are slow.
+    slow: SlowConsumer,
 }
 
 /// The place that has been seen; `None`: not known, so whatever comes first is right.
 type Seen = Option<Position>;
-
-/// What delivering a run has come to.
-#[derive(Debug, Default, Eq, PartialEq)]
-pub struct Delivered {
-    /// Deliveries: publications times sessions.
-    pub count: usize,
-    /// Publications of the run that are done with.
-    pub taken: usize,
-    /// Why the next of them is not: read what is missing and call [`Hub::catch_up`], then go on.
-    pub missing: Option<Missing>,
-}
-
-/// A hole in what a shard was given of a channel.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Missing {
-    /// The app.
-    pub app: AppId,
-    /// The channel; `None` stands for announcements.
-    pub channel: Option<ChannelName>,
-    /// What was seen here last.
-    pub seen: Position,
-    /// What should have been seen before the publication that has arrived.
-    pub before: Position,
-}
 
 #[derive(Debug)]
 struct Member {
@@ -140,6 +140,14 @@ struct Subscription {
 }
 
 impl Hub {
+    /// A hub with rules for slow consumers.
+    pub fn new(slow: Vec<(ChannelPattern, SlowConsumer)>) -> Self {
+        Self {
+            slow,
+            ..Self::default()
+        }
+    }
+
     /// Enters a session that listens to nothing yet.
     pub fn join(&mut self, slot: Slot, id: SessionId, app: AppId, form: WireForm) {
         let index = slot as usize;
@@ -173,7 +181,7 @@ impl Hub {
             return false;
         };
         let app = self.apps.entry(member.app).or_default();
-        let index = app.enter(member.app, topic, &mut self.topics);
+        let index = app.enter(member.app, topic, &self.slow, &mut self.topics);
         let after = position.and_then(|position| position.offset);
         app.begun = app.begun.max(after);
         if let Some(topic) = self.topics.get_mut(index as usize)
@@ -289,15 +297,21 @@ impl Hub {
     /// session, in the wire form of each: calls `queue` with the session's slot and shared bytes.
     ///
     /// Costs some nanoseconds per subscriber; whoever calls this flushes later.
-    pub fn deliver(&mut self, run: &[Arc<Publication>], mut queue: impl FnMut(Slot, &Bytes)) -> Delivered {
+    pub fn deliver(
+        &mut self,
+        run: &[Arc<Publication>],
+        mut queue: impl FnMut(Slot, Parcel<'_>),
+    ) -> Delivered {
         let Some(first) = run.first() else {
             return Delivered::default();
         };
         let begun = self.apps.get(&first.app).and_then(|app| app.begun);
         let is_old = run.len() > 1 && Some(first.offset) <= begun;
         let mut all = Delivered::default();
-        // One by one where they are not for all alike: some subscription may begin in the midst.
-        if !is_old && self.follows(run) {
+        // One by one where they are not for all alike: some subscription may begin in the midst, or
+        // some of them may be dropped while they wait.
+        let is_loose = !self.slow.is_empty() && run.len() > 1 && self.is_loose(first);
+        if !is_old && !is_loose && self.follows(run) {
             all.count = self.deliver_run(run, &[], &mut queue);
             all.taken = run.len();
             return all;
@@ -316,172 +330,17 @@ impl Hub {
         all
     }
 
-    /// What has been seen here of a place's channel, or of announcements.
-    fn seen_of(&mut self, app: AppId, channel: Option<&ChannelName>) -> Option<&mut Seen> {
-        let app = self.apps.get_mut(&app)?;
-        let Some(channel) = channel else {
-            return Some(&mut app.announced);
-        };
-        let index = *app.channels.get(channel)?;
-        Some(&mut self.topics.get_mut(index as usize)?.seen)
-    }
-
-    /// Whether each publication of a run is what comes next in each of its channels; if so, notes
-    /// that they are seen.
-    fn follows(&mut self, run: &[Arc<Publication>]) -> bool {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else {
-            return true;
-        };
-        for (at, place) in first.places().iter().enumerate() {
-            let Some(seen) = self.seen_of(first.app, place.channel.as_ref()) else {
-                continue;
-            };
-            let mut position = *seen;
-            for publication in run {
-                let Some(place) = publication.places().get(at) else {
-                    continue;
-                };
-                if position.is_some_and(|seen| seen.arrival(publication.link(place)) != Arrival::Next) {
-                    return false;
-                }
-                position = Some(publication.position);
-            }
-            // The usual case needs no second look-up; of several channels all must follow first.
-            if first.places().len() == 1 {
-                *seen = position;
-            }
-        }
-        if first.places().len() > 1 {
-            for place in first.places() {
-                if let Some(seen) = self.seen_of(first.app, place.channel.as_ref()) {
-                    *seen = Some(last.position);
-                }
-            }
-        }
-        true
-    }
-
-    /// Looks at one publication: the places (by number) at which it was seen before, or what is
-    /// missing before it. If nothing is, notes that it is seen.
-    fn judge(&mut self, publication: &Publication) -> Result<SmallVec<[usize; 2]>, Missing> {
-        let mut known = SmallVec::new();
-        for (at, place) in publication.places().iter().enumerate() {
-            let Some(Some(seen)) = self.seen_of(publication.app, place.channel.as_ref()) else {
-                continue;
-            };
-            match seen.arrival(publication.link(place)) {
-                Arrival::Next => {}
-                Arrival::Duplicate => known.push(at),
-                Arrival::Gap => {
-                    return Err(Missing {
-                        app: publication.app,
-                        channel: place.channel.clone(),
-                        seen: *seen,
-                        before: Position {
-                            offset: place.previous,
-                            ..publication.position
-                        },
-                    });
-                }
-            }
-        }
-        for (at, place) in publication.places().iter().enumerate() {
-            if !known.contains(&at)
-                && let Some(seen) = self.seen_of(publication.app, place.channel.as_ref())
-            {
-                *seen = Some(publication.position);
-            }
-        }
-        Ok(known)
-    }
-
-    /// Fills a hole: hands to the subscribers of `missing.channel` what was read of its stream since
-    /// `missing.seen`, as far as what has arrived, or tells them of the gap. Afterwards that is what
-    /// they have seen. A replay that does not reach so far is no whole one, and counts as a gap.
-    /// Calls `untold` with sessions whose wire form has no way to say that; they must not go on as if
-    /// nothing were. Returns the number of deliveries.
-    ///
-    /// Exact for each channel. A session of several channels may have had later publications of
-    /// another one before; so an engine that can lose some on the way must not let positions of one
-    /// channel stand for others.
-    pub fn catch_up(
-        &mut self,
-        missing: &Missing,
-        replay: &Replay,
-        mut queue: impl FnMut(Slot, &Bytes),
-        mut untold: impl FnMut(Slot),
-    ) -> usize {
-        let channel = missing.channel.as_ref();
-        let index = channel.and_then(|name| self.apps.get(&missing.app)?.channels.get(name).copied());
-        if channel.is_some() && index.is_none() {
-            return 0;
-        }
-        let slots: Vec<Slot> = match index.and_then(|index| self.topics.get(index as usize)) {
-            Some(topic) => topic.by_form.iter().flatten().copied().collect(),
-            None => (0..to_u32(self.members.len())).collect(),
-        };
-        let is_short =
-            replay.position.epoch != missing.before.epoch || replay.position.offset < missing.before.offset;
-        let position = missing.before;
-        let is_gap = is_short || replay.is_gap;
-        let mut count = 0;
-        for slot in slots {
-            let Some(Some(member)) = self.members.get(slot as usize) else {
-                continue;
-            };
-            let began_later = |at: Option<Offset>| at.is_some_and(|at| member.began_after(at, index));
-            if member.app != missing.app || began_later(position.offset) {
-                continue;
-            }
-            if is_gap {
-                match plain::gap(member.form, missing.channel.as_slice(), position) {
-                    Some(frame) => queue(slot, &frame),
-                    None => untold(slot),
-                }
-                continue;
-            }
-            for entry in &replay.entries {
-                let is_later = Some(entry.offset) > position.offset;
-                if is_later || entry.excluded == Some(member.id) || member.began_after(entry.offset, index) {
-                    continue;
-                }
-                if channel.is_some_and(|channel| self.had_elsewhere(member, entry, channel)) {
-                    continue;
-                }
-                count += 1;
-                queue(slot, &plain::encode_entry(entry, channel, member.form));
-            }
-        }
-        if let Some(seen) = self.seen_of(missing.app, channel) {
-            *seen = Some(position);
-        }
-        count
-    }
-
-    /// Whether a session has had an entry as a subscriber of another of its channels.
-    fn had_elsewhere(
-        &self,
-        member: &Member,
-        entry: &crate::publication::Entry,
-        channel: &ChannelName,
-    ) -> bool {
-        entry
-            .channels()
-            .iter()
-            .filter(|other| *other != channel)
-            .any(|other| {
-                let topics = self.apps.get(&member.app);
-                let index = topics.and_then(|app| app.channels.get(other).copied());
-                let topic = index.and_then(|index| Some((index, self.topics.get(index as usize)?)));
-                topic.is_some_and(|(index, topic)| {
-                    let is_seen = topic.seen.is_some_and(|seen| Some(entry.offset) <= seen.offset);
-                    is_seen
-                        && member
-                            .subscriptions
-                            .iter()
-                            .any(|own| own.topic == index && Some(entry.offset) > own.after)
-                })
-            })
+    /// Whether slow consumers of one of a publication's channels are not simply closed.
+    fn is_loose(&self, publication: &Publication) -> bool {
+        let app = self.apps.get(&publication.app);
+        publication.places().iter().any(|place| {
+            let index = place
+                .channel
+                .as_ref()
+                .and_then(|name| app?.channels.get(name).copied());
+            let topic = index.and_then(|index| self.topics.get(index as usize));
+            topic.is_some_and(|topic| topic.slow != SlowConsumer::Close)
+        })
     }
 
     /// Delivers a run of publications of which none was seen before, but at the places `known`.
@@ -489,7 +348,7 @@ impl Hub {
         &mut self,
         run: &[Arc<Publication>],
         known: &[usize],
-        queue: &mut impl FnMut(Slot, &Bytes),
+        queue: &mut impl FnMut(Slot, Parcel<'_>),
     ) -> usize {
         let Some(last) = run.last() else { return 0 };
         if last.is_for_everyone() {
@@ -515,6 +374,11 @@ impl Hub {
         for (at, place) in last.places().iter().enumerate() {
             let Some(name) = &place.channel else { continue };
             for index in app.matching(name) {
+                let tag = match self.topics[index as usize].slow {
+                    SlowConsumer::Close => Tag::MUST,
+                    SlowConsumer::Newest => Tag::newest(self.hasher.hash_one((index, &last.key))),
+                    SlowConsumer::DropOldest => Tag::oldest(index),
+                };
                 if !known.is_empty() && known.contains(&at) {
                     continue;
                 }
@@ -523,9 +387,15 @@ impl Hub {
                         continue;
                     }
                     let joined = joined(run, at, *form);
+                    let parcel = Parcel {
+                        frame: &joined,
+                        tag,
+                        form: *form,
+                        channel: Some(name),
+                    };
                     if single && for_all && excluded.is_empty() {
                         count += slots.len() * run.len();
-                        slots.iter().for_each(|&slot| queue(slot, &joined));
+                        slots.iter().for_each(|&slot| queue(slot, parcel));
                         continue;
                     }
                     for &slot in slots {
@@ -543,7 +413,7 @@ impl Hub {
                         }
                         if !excluded.contains(&member.id) {
                             count += run.len();
-                            queue(slot, &joined);
+                            queue(slot, parcel);
                             continue;
                         }
                         let others = run.iter().filter(|one| one.excluded != Some(member.id));
@@ -551,7 +421,14 @@ impl Hub {
                             others.filter_map(|one| Some((one, one.places().get(at)?)))
                         {
                             count += 1;
-                            queue(slot, &publication.encoded(place, *form));
+                            let frame = publication.encoded(place, *form);
+                            queue(
+                                slot,
+                                Parcel {
+                                    frame: &frame,
+                                    ..parcel
+                                },
+                            );
                         }
                     }
                 }
@@ -560,7 +437,11 @@ impl Hub {
         count
     }
 
-    fn deliver_to_everyone(&self, publication: &Publication, queue: &mut impl FnMut(Slot, &Bytes)) -> usize {
+    fn deliver_to_everyone(
+        &self,
+        publication: &Publication,
+        queue: &mut impl FnMut(Slot, Parcel<'_>),
+    ) -> usize {
         let Some(place) = publication.places().first() else {
             return 0;
         };
@@ -574,7 +455,8 @@ impl Hub {
             }
             if member.app == publication.app && publication.excluded != Some(member.id) {
                 count += 1;
-                queue(to_u32(slot), &publication.encoded(place, member.form));
+                let frame = publication.encoded(place, member.form);
+                queue(to_u32(slot), Parcel::must(&frame, member.form));
             }
         }
         count
@@ -627,6 +509,17 @@ fn joined(run: &[Arc<Publication>], at: usize, form: WireForm) -> Bytes {
     bytes.into()
 }
 
+impl<'a> Parcel<'a> {
+    fn must(frame: &'a Bytes, form: WireForm) -> Self {
+        Self {
+            frame,
+            tag: Tag::MUST,
+            form,
+            channel: None,
+        }
+    }
+}
+
 impl Member {
     /// Whether a subscription, of this topic or of any, begins only after this place.
     fn began_after(&self, offset: Offset, topic: Option<u32>) -> bool {
@@ -663,7 +556,13 @@ impl AppTopics {
         }
     }
 
-    fn enter(&mut self, app: AppId, topic: &Topic, topics: &mut Slab<Subscribers>) -> u32 {
+    fn enter(
+        &mut self,
+        app: AppId,
+        topic: &Topic,
+        slow: &[(ChannelPattern, SlowConsumer)],
+        topics: &mut Slab<Subscribers>,
+    ) -> u32 {
         if let Some(index) = self.find(topic) {
             return index;
         }
@@ -672,6 +571,13 @@ impl AppTopics {
             topic: topic.clone(),
             by_form: Default::default(),
             seen: None,
+            slow: match topic {
+                Topic::Channel(name) => slow
+                    .iter()
+                    .find(|(pattern, _)| pattern.matches(name.as_str()))
+                    .map_or(SlowConsumer::Close, |(_, slow)| *slow),
+                Topic::Pattern(_) | Topic::All => SlowConsumer::Close,
+            },
         };
         let index = to_u32(topics.insert(entry));
         match topic {
@@ -701,5 +607,4 @@ fn to_u32(index: usize) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "hub_tests.rs"]
 mod tests;
