@@ -463,13 +463,11 @@ mod tests {
                 key => Tag::newest(u64::from(key)),
             };
             let marker = || Some(Bytes::from_static(b"gap."));
-            match outbox.push_tagged(frame(text), tag, limit, marker) {
-                Ok(more) => dropped += more.conflated + more.oldest,
-                Err(_) => {
-                    assert_eq!(expected, "full");
-                    return;
-                }
-            }
+            let Ok(more) = outbox.push_tagged(frame(text), tag, limit, marker) else {
+                assert_eq!(expected, "full");
+                return;
+            };
+            dropped += more.conflated + more.oldest;
         }
         let (total, mut left) = (outbox.pending_bytes(), 0);
         let mut waiting = Vec::new();

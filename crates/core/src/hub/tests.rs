@@ -181,7 +181,7 @@ fn a_subscription_may_begin_in_the_midst_of_a_run() {
     let run: Vec<_> = (7..10).map(|offset| publication(&["a"], offset, None)).collect();
     let mut heard = [Vec::new(), Vec::new()];
     let delivered = hub.deliver(&run, |slot, bytes| {
-        heard[slot as usize].extend_from_slice(bytes.frame)
+        heard[slot as usize].extend_from_slice(bytes.frame);
     });
     let frames = |run: &[Arc<Publication>]| -> Vec<u8> {
         let encode = |one: &Arc<Publication>| one.encoded(&one.places()[0], WireForm::WebSocketRaw);
