@@ -170,6 +170,9 @@ pub enum Disconnect {
     /// The session reached its greatest age; the peer comes back at once.
     #[error("greatest age of a stream reached")]
     Aged,
+    /// The token that let the peer in has run out; with a fresh one it may come back.
+    #[error("the token has run out; connect again with a fresh one")]
+    Expired,
     /// This node is going away; come back in a moment.
     #[error("the server is shutting down")]
     Draining,
@@ -189,6 +192,7 @@ impl Disconnect {
             Self::Protocol { code, .. } => Some(*code),
             Self::SlowConsumer { .. } | Self::Stalled(_) => Some(4408),
             Self::Idle(_) | Self::Aged => Some(1001),
+            Self::Expired => Some(4401),
             Self::Draining => Some(1012),
             Self::Internal => Some(1011),
         }
@@ -215,6 +219,7 @@ impl Disconnect {
             Self::Stalled(_) => "stalled",
             Self::Idle(_) => "idle",
             Self::Aged => "aged",
+            Self::Expired => "expired",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -222,7 +227,10 @@ impl Disconnect {
 
     /// Whether the operator should see this as a fault rather than as ordinary coming and going.
     pub fn is_fault(&self) -> bool {
-        !matches!(self, Self::ByPeer(_) | Self::Lost | Self::Aged | Self::Draining)
+        !matches!(
+            self,
+            Self::ByPeer(_) | Self::Lost | Self::Aged | Self::Expired | Self::Draining
+        )
     }
 }
 
@@ -274,6 +282,7 @@ mod tests {
             Disconnect::Stalled(Duration::from_secs(10)),
             Disconnect::Idle(Duration::from_secs(50)),
             Disconnect::Aged,
+            Disconnect::Expired,
             Disconnect::Draining,
             Disconnect::Internal,
         ];

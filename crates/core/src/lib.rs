@@ -15,7 +15,8 @@
 //! | what threads share, and its models        | [`sync`], [`frames`]       |
 //! | one connection's protocol                 | [`session`]                |
 //! | bytes on the wire                         | [`wire`]                   |
-//! | who may do what, origins, keys            | [`auth`]                   |
+//! | who may do what, tokens, origins, keys    | [`auth`]                   |
+//! | who a person is                           | [`user`]                   |
 //! | every refusal and close code              | [`disconnect`]             |
 //! | every limit and its default               | [`limits`]                 |
 //!
@@ -38,4 +39,5 @@ pub mod position;
 pub mod publication;
 pub mod session;
 pub mod sync;
+pub mod user;
 pub mod wire;

@@ -19,6 +19,7 @@ use crate::channel::{ChannelName, is_unprintable};
 use crate::frames::Frames;
 use crate::position::{Link, Offset, Position};
 use crate::session::SessionId;
+use crate::user::UserId;
 use crate::wire::plain;
 
 /// Longest event name, in bytes.
@@ -84,7 +85,7 @@ pub struct Draft {
     /// The message, byte for byte.
     pub data: Bytes,
     /// The user who speaks, if known.
-    pub speaker: Option<Arc<str>>,
+    pub speaker: Option<UserId>,
     /// The session that must not hear this: normally the speaker's own.
     pub excluded: Option<SessionId>,
 }
@@ -134,6 +135,14 @@ impl WireForm {
     /// How many forms there are.
     pub const COUNT: usize = Self::ALL.len();
 
+    /// Whether publications arrive as JSON with their id and channel.
+    pub fn is_meta(self) -> bool {
+        match self {
+            Self::WebSocketMeta | Self::WebSocketMetaDeflate | Self::EventStreamMeta => true,
+            Self::WebSocketRaw | Self::WebSocketRawDeflate | Self::EventStreamRaw => false,
+        }
+    }
+
     /// The form of a session that has agreed on permessage-deflate; event streams know none.
     #[must_use]
     pub fn deflate(self) -> Self {
@@ -168,7 +177,7 @@ pub struct Publication {
     /// The message, byte for byte.
     pub data: Bytes,
     /// The user who spoke, if known.
-    pub speaker: Option<Arc<str>>,
+    pub speaker: Option<UserId>,
     /// The session that must not hear this.
     pub excluded: Option<SessionId>,
     /// Position of a subscriber that has just seen this publication: its id.

@@ -356,6 +356,11 @@ impl State {
                         refused = self.speak(shard, key, kind, data).err();
                     }
                 }
+                Action::Refresh(token) => {
+                    if refused.is_none() {
+                        refused = self.refresh(shard, key, &token).err();
+                    }
+                }
                 Action::Close { farewell, why } => {
                     if let Some(bytes) = farewell {
                         self.send_last(key, bytes);
@@ -373,13 +378,14 @@ impl State {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
             return Ok(());
         };
+        let speaker = super::refresh::speaker(shard, open)?;
         let draft = Draft {
             app: open.app,
             audience: fanfare_core::publication::Audience::Channels(open.channels.clone()),
             event: None,
             kind,
             data,
-            speaker: None,
+            speaker,
             excluded: (!open.echo).then_some(open.id),
         };
         shard.node.publisher.publish(draft).map(drop)

@@ -1,9 +1,10 @@
-//! What a request to the plain door asks for: paths, switches, bearer tokens.
+//! What a request to the plain door asks for: paths and switches.
 //!
 //! Names are percent-decoded once; what is then in them is a name like any other and never a
 //! path. In a query `+` is a space, as forms and PHP's `http_build_query` write it.
 //!
-//! This module does not decide whether the answer is yes; see [`crate::auth`].
+//! This module does not decide whether the answer is yes; see [`crate::auth`]. Who asks is
+//! [`super::credential`]'s.
 
 use std::borrow::Cow;
 
@@ -192,7 +193,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
         .map_err(|_| Refusal::bad_request("a name or parameter is not UTF-8 after percent-decoding"))
 }
 
-fn decode_form(text: &str) -> Result<Cow<'_, str>, Refusal> {
+pub(super) fn decode_form(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if !text.contains('+') {
         return decode(text);
     }
@@ -217,14 +218,6 @@ fn switch(name: &'static str, value: &str) -> Result<bool, Refusal> {
         "0" | "false" => Ok(false),
         _ => Err(Refusal::bad_request(format!("{name} is 1 or 0"))),
     }
-}
-
-/// The token of an `Authorization` field, if it is a bearer token (RFC 6750 section 2.1).
-pub fn bearer(authorization: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = authorization.split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| token.trim_ascii())
 }
 
 #[cfg(test)]
@@ -321,14 +314,5 @@ mod tests {
         assert_eq!(outline("/chat"), None);
         assert_eq!(outline("/health"), None);
         assert_eq!(outline("//"), None);
-    }
-
-    #[test]
-    fn bearer_tokens() {
-        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"bearer  abc "), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"Basic abc"), None);
-        assert_eq!(bearer(b"Bearer"), None);
-        assert_eq!(bearer("Bearé x".as_bytes()), None);
     }
 }
