@@ -150,7 +150,7 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
     for channel in channels {
         policy.permit(channel, Operation::Listen, &identity)?;
     }
-    let speaker = identity.over_a_connection();
+    let may_speak = websocket && may_speak(policy, channels, identity.over_a_connection());
     let grant = match identity {
         Identity::Client(grant) if !grant.is_anonymous() => Some(grant),
         Identity::Client(_) | Identity::Server => None,
@@ -177,16 +177,17 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
             .filter(|id| !id.is_empty())
             .map(Since::parse)
             .or(parsed.since),
-        may_speak: websocket && may_speak(policy, channels, &speaker),
+        may_speak,
         grant,
     })
 }
 
-/// Whether `speaker` may speak on all the channels of a connection: one message goes to all.
-pub(crate) fn may_speak(policy: &Policy, channels: &[ChannelName], speaker: &Identity) -> bool {
+/// Whether a client with this grant may speak on all the channels of a connection: one message
+/// goes to all.
+pub(crate) fn may_speak(policy: &Policy, channels: &[ChannelName], grant: &Grant) -> bool {
     channels
         .iter()
-        .all(|channel| policy.permit(channel, Operation::Speak, speaker).is_ok())
+        .all(|channel| policy.permit_client(channel, Operation::Speak, grant).is_ok())
 }
 
 #[cfg(test)]

@@ -20,9 +20,17 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// The grant of an anonymous client.
+    pub const NOTHING: &Self = &Self {
+        user: None,
+        listen: Vec::new(),
+        speak: Vec::new(),
+        expires: None,
+    };
+
     /// Whether there is nothing in it, so that a token would be the thing to bring.
     pub fn is_anonymous(&self) -> bool {
-        *self == Self::default()
+        self == Self::NOTHING
     }
 
     pub(super) fn listens_to(&self, channel: &ChannelName) -> bool {

@@ -108,13 +108,12 @@ impl Identity {
         }
     }
 
-    /// Who speaks over a connection that this one opened. A frame is always a client speaking: the
+    /// What whoever opened a connection may do over it. A frame is always a client speaking: the
     /// server speaks by POST.
-    #[must_use]
-    pub fn over_a_connection(&self) -> Self {
+    pub fn over_a_connection(&self) -> &Grant {
         match self {
-            Self::Server => Self::anonymous(),
-            Self::Client(grant) => Self::Client(grant.clone()),
+            Self::Server => Grant::NOTHING,
+            Self::Client(grant) => grant,
         }
     }
 }
@@ -168,8 +167,7 @@ impl Policy {
     /// # Errors
     ///
     /// A wrong key or token is refused rather than taken for a client: whoever shows one means to
-    /// be somebody, and would otherwise wonder why only some channels work. The second part says
-    /// what is wrong with a token.
+    /// be somebody, and would otherwise wonder why only some channels work.
     pub fn identify(
         &self,
         shown: Credential<'_>,
@@ -210,9 +208,19 @@ impl Policy {
         operation: Operation,
         identity: &Identity,
     ) -> Result<(), Refusal> {
-        let Identity::Client(grant) = identity else {
-            return Ok(());
-        };
+        match identity {
+            Identity::Server => Ok(()),
+            Identity::Client(grant) => self.permit_client(channel, operation, grant),
+        }
+    }
+
+    /// [`Self::permit`] for a client with this grant.
+    pub fn permit_client(
+        &self,
+        channel: &ChannelName,
+        operation: Operation,
+        grant: &Grant,
+    ) -> Result<(), Refusal> {
         let name = channel.as_str();
         let is_private = self.is_private(channel);
         // Whoever may not hear a channel may do nothing else with it either.
@@ -317,12 +325,11 @@ mod tests {
         let ask = |operation, over_a_connection: bool| {
             let identity = identity.clone().map_err(Refusal::from);
             status(identity.and_then(|identity| {
-                let identity = if over_a_connection {
-                    identity.over_a_connection()
+                if over_a_connection {
+                    policy.permit_client(&channel, operation, identity.over_a_connection())
                 } else {
-                    identity
-                };
-                policy.permit(&channel, operation, &identity)
+                    policy.permit(&channel, operation, &identity)
+                }
             }))
         };
         let got = [

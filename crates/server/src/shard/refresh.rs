@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare_core::auth::{Grant, Identity, Operation, Secret};
+use fanfare_core::auth::{Grant, Operation, Secret};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::moment::Moment;
 use fanfare_core::user::UserId;
@@ -24,10 +24,9 @@ pub(super) fn speaker(shard: &Shard, open: &Open) -> Result<Option<UserId>, Refu
     let Some(grant) = &open.grant else {
         return Ok(None);
     };
-    let identity = Identity::Client((**grant).clone());
     let policy = &shard.node.rules.policy;
     for channel in &open.channels {
-        policy.permit(channel, Operation::Speak, &identity)?;
+        policy.permit_client(channel, Operation::Speak, grant)?;
     }
     Ok(grant.user.clone())
 }
@@ -46,12 +45,11 @@ impl State {
         };
         let fresh = node.tokens.refresh(policy, old, token)?;
         let deadline = deadline(now, &fresh)?;
-        let identity = Identity::Client(fresh.clone());
         for channel in &open.channels {
-            let permitted = policy.permit(channel, Operation::Listen, &identity);
+            let permitted = policy.permit_client(channel, Operation::Listen, &fresh);
             permitted.map_err(|refusal| Refusal::Forbidden(refusal.to_string().into()))?;
         }
-        let may_speak = door::may_speak(policy, &open.channels, &identity);
+        let may_speak = door::may_speak(policy, &open.channels, &fresh);
         open.session.on_refreshed(deadline, may_speak);
         open.grant = Some(Box::new(fresh));
         Ok(())
