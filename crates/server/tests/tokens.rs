@@ -16,7 +16,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use support::{KEY, Peer, Said, Server, text};
 use token::{claims, now, signed, token};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::TlsAcceptor;
 
 fn start() -> Server {
     Server::start(&[("FANFARE_KEY", KEY)])
@@ -298,6 +299,10 @@ struct Provider {
 
 impl Provider {
     async fn start() -> Self {
+        Self::start_as(None).await
+    }
+
+    async fn start_as(tls: Option<TlsAcceptor>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let provider = Self {
             address: listener.local_addr().unwrap().to_string(),
@@ -306,15 +311,28 @@ impl Provider {
         };
         let served = provider.clone();
         tokio::spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") && socket.read_buf(&mut head).await.unwrap() > 0 {}
-                let answer = served.answer.lock().unwrap().clone();
-                let _ = socket.write_all(answer.as_bytes()).await;
-                served.asked.fetch_add(1, Ordering::SeqCst);
+            while let Ok((socket, _)) = listener.accept().await {
+                match &tls {
+                    None => served.serve(socket).await,
+                    // A client that does not trust the certificate goes away.
+                    Some(tls) => {
+                        if let Ok(socket) = tls.accept(socket).await {
+                            served.serve(socket).await;
+                        }
+                    }
+                }
             }
         });
         provider
+    }
+
+    async fn serve(&self, mut socket: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") && socket.read_buf(&mut head).await.unwrap() > 0 {}
+        let answer = self.answer.lock().unwrap().clone();
+        let _ = socket.write_all(answer.as_bytes()).await;
+        let _ = socket.shutdown().await;
+        self.asked.fetch_add(1, Ordering::SeqCst);
     }
 
     fn answers(&self, status: &str, body: &str) {
@@ -434,6 +452,50 @@ async fn a_provider_that_never_answers_holds_up_nobody() {
     server.post("/", b"x").await;
     assert_eq!(listener.hear().await, text("x"));
     server.wait_for_metric(FAILED, 1).await;
+}
+
+#[tokio::test]
+async fn a_provider_is_believed_by_its_certificate() {
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key.into())
+        .unwrap();
+    let provider = Provider::start_as(Some(Arc::new(config).into())).await;
+    let signer = Signer::new("a");
+    provider.has(&[&signer]);
+    let (_, port) = provider.address.split_once(':').unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, pem: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (own, other) = (
+        file("own.pem", own.cert.pem()),
+        file("other.pem", other.cert.pem()),
+    );
+    for (host, authority, metric, expected) in [
+        ("localhost", &own, OK, 200),
+        // Another name than the certificate's, and a certificate that nobody vouches for.
+        ("127.0.0.1", &own, FAILED, 401),
+        ("localhost", &other, FAILED, 401),
+    ] {
+        let url = format!("https://{host}:{port}/keys");
+        let server = Server::start(&[("FANFARE_TOKENS_JWKS_URL", &url), ("SSL_CERT_FILE", authority)]);
+        server.wait_for_metric(metric, 1).await;
+        assert_eq!(
+            status(&server, &signer.path()).await.0,
+            expected,
+            "{url} with {authority}"
+        );
+    }
+    assert_eq!(provider.asked.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
