@@ -65,7 +65,7 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
             ),
             (
                 "        Ok(receipts)\n",
-                "        drop(order);\n        for (shards, publication) in late {\n            \
+                "        drop(streams);\n        for (shards, publication) in late {\n            \
                  set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));\n        }\n        \
                  Ok(receipts)\n",
             ),
@@ -77,22 +77,30 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
         &[
             (
                 "let mut receipts = SmallVec::new();",
-                "drop(order);\n        let mut order = self.app(app).ok_or_else(unknown_app)?.lock();\n        \
+                "drop(streams);\n        let mut streams = app.streams.lock();\n        \
                  let mut receipts = SmallVec::new();",
             ),
             (
-                "let mut order = self.app(app).ok_or_else(unknown_app)?.lock();\n        // Refuse",
-                "let order = self.app(app).ok_or_else(unknown_app)?.lock();\n        // Refuse",
+                "let mut streams = app.streams.lock();\n        // Refuse",
+                "let streams = app.streams.lock();\n        // Refuse",
             ),
         ],
     ),
-    // A channel that everyone has left forgets what was said there.
+    // What was missed is read in one step, listening begins in another.
     (
-        "floor_forgotten",
-        &[(
-            "            order.floor = order.floor.max(last);\n",
-            "            let _ = last;\n",
-        )],
+        "read_before_listening",
+        &[
+            (
+                "        streams.subscribe(shard, channels, resume, session, now)\n",
+                "        let replay = streams.read(channels, resume, session);\n        drop(streams);\n        \
+             let mut streams = self.app(app)?.streams.lock();\n        \
+             streams.subscribe(shard, channels, Resume::Now, session, now)?;\n        Ok(replay)\n",
+            ),
+            (
+                "let mut streams = self.app(app)?.streams.lock();\n        let Listening",
+                "let streams = self.app(app)?.streams.lock();\n        let Listening",
+            ),
+        ],
     ),
 ];
 

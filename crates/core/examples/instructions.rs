@@ -16,6 +16,7 @@ use fanfare_core::auth::Secret;
 use fanfare_core::auth::token::{TokenError, TokenRules, Verifier, VerifyingKey, sign};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::hub::{Hub, Slot, Topic};
+use fanfare_core::moment::Moment;
 use fanfare_core::outbox::{Flushed, Outbox, WriteVectored};
 use fanfare_core::position::{Epoch, Link, Offset};
 use fanfare_core::publication::{DataKind, Draft, Publication, WireForm};
@@ -82,10 +83,15 @@ fn channel() -> ChannelName {
 }
 
 fn publications(count: u64) -> Vec<Arc<Publication>> {
+    spoken(count, |_| None)
+}
+
+fn spoken(count: u64, speaker: fn(u64) -> Option<SessionId>) -> Vec<Arc<Publication>> {
     let publication = |offset| {
         let data = Bytes::from(vec![b'x'; 128]);
-        let draft = Draft::new(AppId::DEFAULT, channel(), DataKind::Text, data);
-        Arc::new(Publication::new(draft, |_| Link {
+        let mut draft = Draft::new(AppId::DEFAULT, channel(), DataKind::Text, data);
+        draft.excluded = speaker(offset);
+        Arc::new(Publication::new(draft, Moment::default(), |_| Link {
             epoch: Epoch(1),
             previous: None,
             offset: Offset::new(offset).unwrap_or(Offset::FIRST),
@@ -136,15 +142,7 @@ fn deliver(count: u64) -> Box<dyn FnMut()> {
 
 fn deliver_excluded() -> Box<dyn FnMut()> {
     let (mut hub, mut outboxes) = house();
-    let run: Vec<_> = publications(16)
-        .into_iter()
-        .enumerate()
-        .filter_map(|(speaker, publication)| {
-            let mut publication = Arc::into_inner(publication)?;
-            publication.excluded = Some(SessionId(speaker as u128));
-            Some(Arc::new(publication))
-        })
-        .collect();
+    let run = spoken(16, |offset| Some(SessionId(offset.into())));
     Box::new(move || deliver_to(&mut hub, &mut outboxes, &run))
 }
 

@@ -173,6 +173,13 @@ pub enum Disconnect {
     /// The token that let the peer in has run out; with a fresh one it may come back.
     #[error("the token has run out; connect again with a fresh one")]
     Expired,
+    /// Something that the session should have heard is gone, and its wire form has no way to say so
+    /// but the end.
+    #[error("what came after `since` is no longer kept: reload, and connect without it")]
+    Gap,
+    /// A long poll was answered.
+    #[error("answered")]
+    Answered,
     /// This node is going away; come back in a moment.
     #[error("the server is shutting down")]
     Draining,
@@ -193,6 +200,9 @@ impl Disconnect {
             Self::SlowConsumer { .. } | Self::Stalled(_) => Some(4408),
             Self::Idle(_) | Self::Aged => Some(1001),
             Self::Expired => Some(4401),
+            // As HTTP's 416, "range not satisfiable".
+            Self::Gap => Some(4416),
+            Self::Answered => Some(1000),
             Self::Draining => Some(1012),
             Self::Internal => Some(1011),
         }
@@ -220,6 +230,8 @@ impl Disconnect {
             Self::Idle(_) => "idle",
             Self::Aged => "aged",
             Self::Expired => "expired",
+            Self::Gap => "gap",
+            Self::Answered => "answered",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -229,7 +241,13 @@ impl Disconnect {
     pub fn is_fault(&self) -> bool {
         !matches!(
             self,
-            Self::ByPeer(_) | Self::Lost | Self::Aged | Self::Expired | Self::Draining
+            Self::ByPeer(_)
+                | Self::Lost
+                | Self::Aged
+                | Self::Expired
+                | Self::Gap
+                | Self::Answered
+                | Self::Draining
         )
     }
 }
@@ -283,6 +301,8 @@ mod tests {
             Disconnect::Idle(Duration::from_secs(50)),
             Disconnect::Aged,
             Disconnect::Expired,
+            Disconnect::Gap,
+            Disconnect::Answered,
             Disconnect::Draining,
             Disconnect::Internal,
         ];

@@ -10,6 +10,12 @@
 //! subscription begins at and may have heard them on another connection: see
 //! [`Hub::subscribe_after`].
 //!
+//! A channel also knows the place that its subscribers here have seen. A publication that does not
+//! follow it is not delivered: one that they have had is dropped, and where something is missing in
+//! between, [`Hub::deliver`] says so, and the shard reads it from the stream, once for all of them
+//! ([`Hub::catch_up`]). An engine of this process never lets that happen; one that publications
+//! reach over a network does. Topics that are no channel have no such check.
+//!
 //! Subscribers of a topic are kept apart by wire form, so the loop over them decides nothing:
 //! one frame, many slots. Publications that wait one behind the other for the same channels are
 //! delivered as a *run*: their frames are joined once, and each subscriber gets one buffer.
@@ -30,9 +36,11 @@ use smallvec::SmallVec;
 
 use crate::app::AppId;
 use crate::channel::{ChannelName, ChannelPattern};
-use crate::position::Offset;
+use crate::position::{Arrival, Offset, Position};
 use crate::publication::{Publication, WireForm};
-use crate::session::SessionId;
+use crate::session_id::SessionId;
+use crate::stream::Replay;
+use crate::wire::plain;
 
 /// A session's place in the tables of its shard. Reused after the session has left the hub.
 pub type Slot = u32;
@@ -73,6 +81,8 @@ struct AppTopics {
     /// The highest position that a subscription of the app began after. Of what is published
     /// behind it, nobody need be asked whether it is too old for him.
     begun: Option<Offset>,
+    /// What has been seen here of announcements.
+    announced: Seen,
 }
 
 #[derive(Debug)]
@@ -80,6 +90,35 @@ struct Subscribers {
     app: AppId,
     topic: Topic,
     by_form: [Vec<Slot>; WireForm::COUNT],
+    /// For a channel: what its subscribers here have seen of it.
+    seen: Seen,
+}
+
+/// The place that has been seen; `None`: not known, so whatever comes first is right.
+type Seen = Option<Position>;
+
+/// What delivering a run has come to.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Delivered {
+    /// Deliveries: publications times sessions.
+    pub count: usize,
+    /// Publications of the run that are done with.
+    pub taken: usize,
+    /// Why the next of them is not: read what is missing and call [`Hub::catch_up`], then go on.
+    pub missing: Option<Missing>,
+}
+
+/// A hole in what a shard was given of a channel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Missing {
+    /// The app.
+    pub app: AppId,
+    /// The channel; `None` stands for announcements.
+    pub channel: Option<ChannelName>,
+    /// What was seen here last.
+    pub seen: Position,
+    /// What should have been seen before the publication that has arrived.
+    pub before: Position,
 }
 
 #[derive(Debug)]
@@ -123,19 +162,25 @@ impl Hub {
         self.subscribe_after(slot, topic, None)
     }
 
-    /// The same, but what has its place at `after` or before is not for this subscription: it was
-    /// published before the session came, and only waited here.
+    /// The same, but what has its place at `position` or before is not for this subscription: it was
+    /// published before the session came, and only waited here. `None`: not known.
     ///
-    /// `after` belongs to the life of the order that the publications belong to. An engine whose
+    /// `position` belongs to the life of the order that the publications belong to. An engine whose
     /// order begins anew lets its sessions subscribe anew.
-    pub fn subscribe_after(&mut self, slot: Slot, topic: &Topic, after: Option<Offset>) -> bool {
+    pub fn subscribe_after(&mut self, slot: Slot, topic: &Topic, position: Option<Position>) -> bool {
         let Some(member) = self.members.get_mut(slot as usize).and_then(Option::as_mut) else {
             debug_assert!(false, "slot {slot} subscribes without having joined");
             return false;
         };
         let app = self.apps.entry(member.app).or_default();
         let index = app.enter(member.app, topic, &mut self.topics);
+        let after = position.and_then(|position| position.offset);
         app.begun = app.begun.max(after);
+        if let Some(topic) = self.topics.get_mut(index as usize)
+            && topic.by_form.iter().all(Vec::is_empty)
+        {
+            topic.seen = position;
+        }
         if member
             .subscriptions
             .iter()
@@ -242,25 +287,215 @@ impl Hub {
 
     /// Hands a run (see [`Self::run_len`]) to its subscribers here, each publication once to each
     /// session, in the wire form of each: calls `queue` with the session's slot and shared bytes.
-    /// Returns how many deliveries that was: publications times sessions.
     ///
     /// Costs some nanoseconds per subscriber; whoever calls this flushes later.
-    pub fn deliver(&mut self, run: &[Arc<Publication>], mut queue: impl FnMut(Slot, &Bytes)) -> usize {
-        let Some(first) = run.first() else { return 0 };
+    pub fn deliver(&mut self, run: &[Arc<Publication>], mut queue: impl FnMut(Slot, &Bytes)) -> Delivered {
+        let Some(first) = run.first() else {
+            return Delivered::default();
+        };
         let begun = self.apps.get(&first.app).and_then(|app| app.begun);
-        if run.len() > 1 && Some(first.offset) <= begun {
-            // Not for all alike: some subscription may begin in the midst of it.
-            return run
-                .iter()
-                .map(|publication| self.deliver_run(std::slice::from_ref(publication), &mut queue))
-                .sum();
+        let is_old = run.len() > 1 && Some(first.offset) <= begun;
+        let mut all = Delivered::default();
+        // One by one where they are not for all alike: some subscription may begin in the midst.
+        if !is_old && self.follows(run) {
+            all.count = self.deliver_run(run, &[], &mut queue);
+            all.taken = run.len();
+            return all;
         }
-        self.deliver_run(run, &mut queue)
+        for publication in run {
+            let seen = match self.judge(publication) {
+                Ok(seen) => seen,
+                Err(missing) => {
+                    all.missing = Some(missing);
+                    break;
+                }
+            };
+            all.count += self.deliver_run(std::slice::from_ref(publication), &seen, &mut queue);
+            all.taken += 1;
+        }
+        all
     }
 
-    fn deliver_run(&mut self, run: &[Arc<Publication>], queue: &mut impl FnMut(Slot, &Bytes)) -> usize {
+    /// What has been seen here of a place's channel, or of announcements.
+    fn seen_of(&mut self, app: AppId, channel: Option<&ChannelName>) -> Option<&mut Seen> {
+        let app = self.apps.get_mut(&app)?;
+        let Some(channel) = channel else {
+            return Some(&mut app.announced);
+        };
+        let index = *app.channels.get(channel)?;
+        Some(&mut self.topics.get_mut(index as usize)?.seen)
+    }
+
+    /// Whether each publication of a run is what comes next in each of its channels; if so, notes
+    /// that they are seen.
+    fn follows(&mut self, run: &[Arc<Publication>]) -> bool {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            return true;
+        };
+        for (at, place) in first.places().iter().enumerate() {
+            let Some(seen) = self.seen_of(first.app, place.channel.as_ref()) else {
+                continue;
+            };
+            let mut position = *seen;
+            for publication in run {
+                let Some(place) = publication.places().get(at) else {
+                    continue;
+                };
+                if position.is_some_and(|seen| seen.arrival(publication.link(place)) != Arrival::Next) {
+                    return false;
+                }
+                position = Some(publication.position);
+            }
+            // The usual case needs no second look-up; of several channels all must follow first.
+            if first.places().len() == 1 {
+                *seen = position;
+            }
+        }
+        if first.places().len() > 1 {
+            for place in first.places() {
+                if let Some(seen) = self.seen_of(first.app, place.channel.as_ref()) {
+                    *seen = Some(last.position);
+                }
+            }
+        }
+        true
+    }
+
+    /// Looks at one publication: the places (by number) at which it was seen before, or what is
+    /// missing before it. If nothing is, notes that it is seen.
+    fn judge(&mut self, publication: &Publication) -> Result<SmallVec<[usize; 2]>, Missing> {
+        let mut known = SmallVec::new();
+        for (at, place) in publication.places().iter().enumerate() {
+            let Some(Some(seen)) = self.seen_of(publication.app, place.channel.as_ref()) else {
+                continue;
+            };
+            match seen.arrival(publication.link(place)) {
+                Arrival::Next => {}
+                Arrival::Duplicate => known.push(at),
+                Arrival::Gap => {
+                    return Err(Missing {
+                        app: publication.app,
+                        channel: place.channel.clone(),
+                        seen: *seen,
+                        before: Position {
+                            offset: place.previous,
+                            ..publication.position
+                        },
+                    });
+                }
+            }
+        }
+        for (at, place) in publication.places().iter().enumerate() {
+            if !known.contains(&at)
+                && let Some(seen) = self.seen_of(publication.app, place.channel.as_ref())
+            {
+                *seen = Some(publication.position);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Fills a hole: hands to the subscribers of `missing.channel` what was read of its stream since
+    /// `missing.seen`, as far as what has arrived, or tells them of the gap. Afterwards that is what
+    /// they have seen. A replay that does not reach so far is no whole one, and counts as a gap.
+    /// Calls `untold` with sessions whose wire form has no way to say that; they must not go on as if
+    /// nothing were. Returns the number of deliveries.
+    ///
+    /// Exact for each channel. A session of several channels may have had later publications of
+    /// another one before; so an engine that can lose some on the way must not let positions of one
+    /// channel stand for others.
+    pub fn catch_up(
+        &mut self,
+        missing: &Missing,
+        replay: &Replay,
+        mut queue: impl FnMut(Slot, &Bytes),
+        mut untold: impl FnMut(Slot),
+    ) -> usize {
+        let channel = missing.channel.as_ref();
+        let index = channel.and_then(|name| self.apps.get(&missing.app)?.channels.get(name).copied());
+        if channel.is_some() && index.is_none() {
+            return 0;
+        }
+        let slots: Vec<Slot> = match index.and_then(|index| self.topics.get(index as usize)) {
+            Some(topic) => topic.by_form.iter().flatten().copied().collect(),
+            None => (0..to_u32(self.members.len())).collect(),
+        };
+        let is_short =
+            replay.position.epoch != missing.before.epoch || replay.position.offset < missing.before.offset;
+        let position = missing.before;
+        let is_gap = is_short || replay.is_gap;
+        let mut count = 0;
+        for slot in slots {
+            let Some(Some(member)) = self.members.get(slot as usize) else {
+                continue;
+            };
+            let began_later = |at: Option<Offset>| at.is_some_and(|at| member.began_after(at, index));
+            if member.app != missing.app || began_later(position.offset) {
+                continue;
+            }
+            if is_gap {
+                match plain::gap(member.form, missing.channel.as_slice(), position) {
+                    Some(frame) => queue(slot, &frame),
+                    None => untold(slot),
+                }
+                continue;
+            }
+            for entry in &replay.entries {
+                let is_later = Some(entry.offset) > position.offset;
+                if is_later || entry.excluded == Some(member.id) || member.began_after(entry.offset, index) {
+                    continue;
+                }
+                if channel.is_some_and(|channel| self.had_elsewhere(member, entry, channel)) {
+                    continue;
+                }
+                count += 1;
+                queue(slot, &plain::encode_entry(entry, channel, member.form));
+            }
+        }
+        if let Some(seen) = self.seen_of(missing.app, channel) {
+            *seen = Some(position);
+        }
+        count
+    }
+
+    /// Whether a session has had an entry as a subscriber of another of its channels.
+    fn had_elsewhere(
+        &self,
+        member: &Member,
+        entry: &crate::publication::Entry,
+        channel: &ChannelName,
+    ) -> bool {
+        entry
+            .channels()
+            .iter()
+            .filter(|other| *other != channel)
+            .any(|other| {
+                let topics = self.apps.get(&member.app);
+                let index = topics.and_then(|app| app.channels.get(other).copied());
+                let topic = index.and_then(|index| Some((index, self.topics.get(index as usize)?)));
+                topic.is_some_and(|(index, topic)| {
+                    let is_seen = topic.seen.is_some_and(|seen| Some(entry.offset) <= seen.offset);
+                    is_seen
+                        && member
+                            .subscriptions
+                            .iter()
+                            .any(|own| own.topic == index && Some(entry.offset) > own.after)
+                })
+            })
+    }
+
+    /// Delivers a run of publications of which none was seen before, but at the places `known`.
+    fn deliver_run(
+        &mut self,
+        run: &[Arc<Publication>],
+        known: &[usize],
+        queue: &mut impl FnMut(Slot, &Bytes),
+    ) -> usize {
         let Some(last) = run.last() else { return 0 };
         if last.is_for_everyone() {
+            if !known.is_empty() {
+                return 0;
+            }
             return run
                 .iter()
                 .map(|publication| self.deliver_to_everyone(publication, queue))
@@ -280,6 +515,9 @@ impl Hub {
         for (at, place) in last.places().iter().enumerate() {
             let Some(name) = &place.channel else { continue };
             for index in app.matching(name) {
+                if !known.is_empty() && known.contains(&at) {
+                    continue;
+                }
                 for (form, slots) in WireForm::ALL.iter().zip(&self.topics[index as usize].by_form) {
                     if slots.is_empty() {
                         continue;
@@ -433,6 +671,7 @@ impl AppTopics {
             app,
             topic: topic.clone(),
             by_form: Default::default(),
+            seen: None,
         };
         let index = to_u32(topics.insert(entry));
         match topic {

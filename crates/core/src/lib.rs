@@ -9,11 +9,13 @@
 //! |-------------------------------------------|----------------------------|
 //! | what is broadcast, and its frames         | [`publication`]            |
 //! | order: offsets, epochs, ids               | [`position`]               |
+//! | what is kept, gaps, the order of an app   | [`stream`]                 |
 //! | who listens to what                       | [`hub`]                    |
 //! | what waits for a shard                    | [`mailbox`]                |
 //! | what waits for a slow reader              | [`outbox`]                 |
 //! | what threads share, and its models        | [`sync`], [`frames`]       |
 //! | one connection's protocol                 | [`session`]                |
+//! | the name of a session                     | [`session_id`]             |
 //! | bytes on the wire                         | [`wire`]                   |
 //! | who may do what, tokens, origins, keys    | [`auth`]                   |
 //! | who a person is                           | [`user`]                   |
@@ -38,6 +40,8 @@ pub mod outbox;
 pub mod position;
 pub mod publication;
 pub mod session;
+pub mod session_id;
+pub mod stream;
 pub mod sync;
 pub mod user;
 pub mod wire;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use fanfare_core::auth::{OriginRules, Secret};
 use fanfare_core::channel::ChannelPattern;
 use fanfare_core::limits::{Limits, seconds};
+use fanfare_core::stream::{HistoryLimits, HistoryRules};
 use fanfare_core::wire::websocket::deflate::DeflateSettings;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
@@ -24,6 +25,9 @@ use crate::tokens::TokenSettings;
 
 /// Most shards of one node: a set of shards is one 64-bit word.
 pub const SHARDS_MAX: usize = 64;
+
+/// Most rules for channels: they are asked one after the other, once per new channel.
+const RULES_MAX: usize = 64;
 
 /// Exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits).
 pub const EXIT_CONFIG: u8 = 78;
@@ -90,6 +94,9 @@ pub struct Config {
     /// Rules for channels by name.
     pub channels: Channels,
 
+    /// What is kept, for those who come back.
+    pub history: History,
+
     /// Timing of sessions.
     pub sessions: Sessions,
 
@@ -136,6 +143,42 @@ pub struct Channels {
     pub talk: Vec<String>,
     /// Channels of which clients that may listen may also see who else does. Default none.
     pub presence: Vec<String>,
+    /// What is different for some channels; the first rule that matches a name holds. Default none.
+    pub rules: Vec<ChannelRule>,
+}
+
+/// One of `[[channels.rules]]`: what is different for the channels that match.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelRule {
+    /// A name, or a beginning of names followed by `*`.
+    pub channels: String,
+    /// Publications kept, instead of `history.publications`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_publications: Option<usize>,
+    /// Time for which they are kept, instead of `history.age`.
+    #[serde(default, with = "seconds::optional", skip_serializing_if = "Option::is_none")]
+    pub history_age: Option<Duration>,
+    /// Bytes kept, instead of `history.bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_bytes: Option<usize>,
+}
+
+/// Section `[history]`: how much is kept of a channel, whichever limit is reached first.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// Publications of one channel; 0: nothing is kept. Default 100.
+    pub publications: usize,
+    /// Time for which they are kept. Default 120s.
+    #[serde(with = "seconds")]
+    pub age: Duration,
+    /// Bytes of one channel; each publication counts with 384 bytes more than its data.
+    /// Default 1,048,576.
+    pub bytes: usize,
+    /// Bytes of all channels together. At the limit the oldest publications go, whatever their
+    /// channel, and those who come back for them are told of a gap. Default 268,435,456.
+    pub bytes_max: usize,
 }
 
 /// Section `[sessions]`.
@@ -150,6 +193,9 @@ pub struct Sessions {
     /// themselves. Default 600s.
     #[serde(with = "seconds")]
     pub stream_age_max: Duration,
+    /// Time after which a long poll is answered although there is nothing new. Default 25s.
+    #[serde(with = "seconds")]
+    pub poll_wait: Duration,
     /// Most time over which sessions are closed when the server stops. Default 20s.
     #[serde(with = "seconds")]
     pub drain: Duration,
@@ -184,6 +230,18 @@ impl Default for Compression {
     }
 }
 
+impl Default for History {
+    fn default() -> Self {
+        let limits = HistoryLimits::default();
+        Self {
+            publications: limits.publications,
+            age: limits.age,
+            bytes: limits.bytes,
+            bytes_max: 256 << 20,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -197,6 +255,7 @@ impl Default for Config {
             hosts: Vec::new(),
             log: Log::default(),
             channels: Channels::default(),
+            history: History::default(),
             sessions: Sessions::default(),
             compression: Compression::default(),
             tokens: TokenSettings::default(),
@@ -221,6 +280,7 @@ impl Default for Channels {
             private: owned(["private/*", "user/*"]),
             talk: owned(["main", "talk/*"]),
             presence: Vec::new(),
+            rules: Vec::new(),
         }
     }
 }
@@ -230,6 +290,7 @@ impl Default for Sessions {
         Self {
             ping_interval: Duration::from_secs(25),
             stream_age_max: Duration::from_mins(10),
+            poll_wait: Duration::from_secs(25),
             drain: Duration::from_secs(20),
             heartbeat: None,
         }
@@ -400,6 +461,7 @@ fn set(table: &mut toml::Table, key: &str, text: &str) {
         Some(toml::Value::Integer(_)) => text
             .parse::<i64>()
             .map_or_else(|_| text.into(), toml::Value::Integer),
+        Some(toml::Value::Array(_)) if key == "channels.rules" => inline(text).unwrap_or_else(|| text.into()),
         Some(toml::Value::Boolean(_)) => text.parse().map_or_else(|_| text.into(), toml::Value::Boolean),
         Some(toml::Value::Array(_)) => list(),
         None if key == "sessions.heartbeat" => list(),
@@ -418,6 +480,12 @@ fn set(table: &mut toml::Table, key: &str, text: &str) {
         }
     };
     target.insert(name.to_owned(), value);
+}
+
+/// A value as TOML writes it in one line, for lists of tables.
+fn inline(text: &str) -> Option<toml::Value> {
+    let mut table: toml::Table = format!("value = {text}").parse().ok()?;
+    table.remove("value")
 }
 
 /// Levenshtein distance: how many letters differ.
@@ -467,6 +535,27 @@ impl Config {
             }
             text => parse_address(text),
         }
+    }
+
+    /// How much is kept of which channels.
+    pub fn history_rules(&self) -> Result<HistoryRules, ConfigError> {
+        let default = HistoryLimits {
+            publications: self.history.publications,
+            age: self.history.age,
+            bytes: self.history.bytes,
+        };
+        let mut by_pattern: Vec<(ChannelPattern, HistoryLimits)> = Vec::new();
+        for rule in &self.channels.rules {
+            let pattern = ChannelPattern::new(&rule.channels)
+                .map_err(|error| ConfigError(format!("channels.rules: {:?}: {error}", rule.channels)))?;
+            let limits = HistoryLimits {
+                publications: rule.history_publications.unwrap_or(default.publications),
+                age: rule.history_age.unwrap_or(default.age),
+                bytes: rule.history_bytes.unwrap_or(default.bytes),
+            };
+            by_pattern.push((pattern, limits));
+        }
+        Ok(HistoryRules { default, by_pattern })
     }
 
     /// Finds contradictions; returns warnings.
@@ -550,6 +639,10 @@ impl Config {
                 "origins holds \"*\": every page may connect; its cookie fanfare_token is not accepted"
                     .to_owned(),
             );
+        }
+        self.history_rules()?;
+        if self.channels.rules.len() > RULES_MAX {
+            return Err(ConfigError(format!("channels.rules: at most {RULES_MAX}")));
         }
         if self.sessions.ping_interval < Duration::from_secs(1) {
             return Err(ConfigError(

@@ -228,6 +228,38 @@ fn contradictions_are_found_before_a_socket_opens() {
 }
 
 #[test]
+fn channel_rules_say_what_is_kept_of_which_channels() {
+    let file = "[history]\npublications = 7\n[[channels.rules]]\nchannels = \"room/*\"\nhistory_age = \"1h\"";
+    let inline = "[{ channels = \"room/*\", history_age = \"1h\" }]";
+    let by_file = load(&sources(file, &[], &[])).unwrap().0;
+    let variables = [
+        ("FANFARE_HISTORY_PUBLICATIONS", "7"),
+        ("FANFARE_CHANNELS_RULES", inline),
+    ];
+    let by_environment = load(&sources("", &variables, &[])).unwrap().0;
+    assert_eq!(by_file, by_environment);
+    let rules = by_file.history_rules().unwrap();
+    let (pattern, limits) = &rules.by_pattern[0];
+    assert_eq!(
+        (pattern.to_string(), limits.publications),
+        ("room/*".to_owned(), 7)
+    );
+    assert_eq!(limits.age, Duration::from_hours(1));
+    check_refused("[[channels.rules]]\nhistory_age = \"1h\"", &[], &["channels"]);
+    check_refused(
+        "[[channels.rules]]\nchannels = \"\"",
+        &[],
+        &["channels.rules", "empty"],
+    );
+    check_refused("[[channels.rules]]\nchannels = \"a\"\nage = 1", &[], &["age"]);
+    check_refused(
+        "",
+        &[("FANFARE_CHANNELS_RULES", "room/*")],
+        &["FANFARE_CHANNELS_RULES"],
+    );
+}
+
+#[test]
 fn a_key_never_appears_in_what_is_printed() {
     let file = "key = \"canary-canary-canary-canary-canary\"\nkey_previous = \"canary-canary-canary\"";
     let (config, _) = load(&sources(file, &[], &[])).unwrap();

@@ -4,14 +4,19 @@
 //! The shard calls this for a connection's first request, the HTTP server for all others. Both
 //! make an [`Asked`] of their own kind of request, so there is one place that decides.
 
+use std::time::Duration;
+
 use fanfare_core::app::AppId;
 use fanfare_core::auth::{Grant, HostRules, Identity, Operation, OriginRules, Policy};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::position::Since;
 use fanfare_core::publication::WireForm;
+use fanfare_core::session_id::SessionId;
+use fanfare_core::stream::Resume;
 use fanfare_core::wire::http1::Upgrade;
 use fanfare_core::wire::plain::credential::Carried;
-use fanfare_core::wire::plain::request::{PlainRequest, Since};
+use fanfare_core::wire::plain::request::PlainRequest;
 use fanfare_core::wire::websocket::extension::{self, Agreement};
 use smallvec::SmallVec;
 
@@ -53,7 +58,14 @@ pub(crate) struct Listen {
     /// Compression, if both sides want it.
     pub(crate) deflate: Option<Agreement>,
     pub(crate) echo: bool,
-    pub(crate) since: Option<Since>,
+    /// Where listening begins.
+    pub(crate) resume: Resume,
+    /// The name that the listener gives itself, to be the same over its connections.
+    pub(crate) session: Option<SessionId>,
+    /// Whether it wants to be told where its subscription begins.
+    pub(crate) wants_open: bool,
+    /// Time for which a long poll waits, if it says so.
+    pub(crate) wait: Option<Duration>,
     pub(crate) may_speak: bool,
     /// What a token granted; `None` for who came without one.
     pub(crate) grant: Option<Grant>,
@@ -172,11 +184,15 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
         deflate,
         echo: parsed.echo,
         // A browser comes back to the URL it was given, with what it has seen since in the field.
-        since: asked
-            .last_event_id
-            .filter(|id| !id.is_empty())
-            .map(Since::parse)
-            .or(parsed.since),
+        resume: match asked.last_event_id.filter(|id| !id.is_empty()) {
+            Some(id) => Resume::Since(Since::parse(id)),
+            None => parsed.resume(),
+        },
+        session: parsed.session,
+        wants_open: parsed.open,
+        wait: parsed
+            .wait_seconds
+            .map(|seconds| Duration::from_secs(seconds.into())),
         may_speak,
         grant,
     })

@@ -69,6 +69,14 @@ pub struct ShardMetrics {
     websockets_closed: Counter,
     streams_opened: Counter,
     streams_closed: Counter,
+    polls_opened: Counter,
+    polls_closed: Counter,
+    /// Kept publications given to sessions that came back.
+    pub replayed: Counter,
+    /// Gaps told to sessions that came back.
+    pub gaps: Counter,
+    /// Holes in what arrived at the shard, filled from a stream or told.
+    pub repairs: Counter,
     /// Publications handed to a session's outbox.
     pub deliveries: Counter,
     /// Bytes written to sockets of sessions.
@@ -103,6 +111,7 @@ impl ShardMetrics {
         match session {
             Session::PlainWebSocket(_) => self.websockets_opened.add(1),
             Session::EventStream(_) => self.streams_opened.add(1),
+            Session::LongPoll(_) => self.polls_opened.add(1),
         }
     }
 
@@ -110,6 +119,7 @@ impl ShardMetrics {
         match session {
             Session::PlainWebSocket(_) => self.websockets_closed.add(1),
             Session::EventStream(_) => self.streams_closed.add(1),
+            Session::LongPoll(_) => self.polls_closed.add(1),
         }
         self.disconnects.add(why.label());
     }
@@ -177,7 +187,8 @@ impl Metrics {
 
     /// All figures in the text format.
     pub fn render(&self, node: &Node) -> String {
-        let mut out = Exposition(String::with_capacity(4 << 10));
+        let mut out = Exposition(String::with_capacity(8 << 10));
+        let counts = node.engine.counts();
         let gap = |opened: u64, closed: u64| opened.saturating_sub(closed);
         let websockets = gap(
             self.sum(|s| s.websockets_opened.get()),
@@ -191,6 +202,11 @@ impl Metrics {
         out.head("fanfare_sessions", "gauge", "Open sessions by transport.");
         out.line("fanfare_sessions", "transport", "websocket", websockets);
         out.line("fanfare_sessions", "transport", "event_stream", streams);
+        let polls = gap(
+            self.sum(|s| s.polls_opened.get()),
+            self.sum(|s| s.polls_closed.get()),
+        );
+        out.line("fanfare_sessions", "transport", "long_poll", polls);
         out.head(
             "fanfare_sessions_opened_total",
             "counter",
@@ -207,6 +223,12 @@ impl Metrics {
             "transport",
             "event_stream",
             self.sum(|s| s.streams_opened.get()),
+        );
+        out.line(
+            "fanfare_sessions_opened_total",
+            "transport",
+            "long_poll",
+            self.sum(|s| s.polls_opened.get()),
         );
         out.head(
             "fanfare_disconnects_total",
@@ -263,7 +285,65 @@ impl Metrics {
             "fanfare_channels",
             "gauge",
             "Channels with listeners.",
-            node.engine.channels() as u64,
+            counts.listened as u64,
+        );
+        for (name, kind, help, value) in [
+            (
+                "fanfare_channels_remembered",
+                "gauge",
+                "Channels that something is remembered of.",
+                counts.channels,
+            ),
+            (
+                "fanfare_history_publications",
+                "gauge",
+                "Kept publications, counted once per channel.",
+                counts.history_entries,
+            ),
+            (
+                "fanfare_history_bytes",
+                "gauge",
+                "Bytes of kept publications.",
+                counts.history_bytes,
+            ),
+            (
+                "fanfare_history_bytes_max",
+                "gauge",
+                "Limit of the bytes of kept publications.",
+                node.config.history.bytes_max,
+            ),
+            (
+                "fanfare_history_evicted_total",
+                "counter",
+                "Kept publications that went because of that limit.",
+                counts.evicted,
+            ),
+            (
+                "fanfare_history_unkept_total",
+                "counter",
+                "Publications not kept because limits.channels_max was reached.",
+                counts.unkept,
+            ),
+        ] {
+            out.one(name, kind, help, value as u64);
+        }
+        out.one(
+            "fanfare_replayed_total",
+            "counter",
+            "Kept publications given to sessions that came back.",
+            self.sum(|s| s.replayed.get()),
+        );
+        out.one(
+            "fanfare_gaps_total",
+            "counter",
+            "Gaps told to sessions that came back.",
+            self.sum(|s| s.gaps.get()),
+        );
+        out.one(
+            "fanfare_repairs_total",
+            "counter",
+            "Holes in what arrived at a shard, filled from a stream or told.",
+            self.sum(|s| s.repairs.get()),
         );
         out.one(
             "fanfare_publications_total",

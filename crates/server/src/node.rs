@@ -14,6 +14,8 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{StreamSettings, WebSocketSettings};
+use fanfare_core::stream::app::Shared;
+use fanfare_core::stream::{HistoryRules, Resume};
 use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
 use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimits};
@@ -23,6 +25,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::door::{Listen, Rules};
 use crate::engine::{Engine, Mailboxes, MemoryEngine};
@@ -42,6 +45,10 @@ const BACKLOG: i32 = 4_096;
 /// Sessions closed per second when going away, unless `sessions.drain` asks for more.
 const DRAIN_PER_SECOND: usize = 500;
 
+/// Time between looks at what is kept and too old. Each look has a limit: see
+/// [`fanfare_core::stream::app::EXPIRED_PER_STEP`].
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Time between the slices of a drain.
 const DRAIN_SLICE: Duration = Duration::from_millis(50);
 
@@ -55,6 +62,7 @@ pub struct Node {
     /// Everything that is published passes here.
     pub publisher: Publisher,
     pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) clock: Clock,
     pub(crate) mailboxes: Mailboxes,
     /// Figures.
     pub metrics: Arc<Metrics>,
@@ -91,13 +99,14 @@ impl Node {
         getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
-        let apps = [AppId::DEFAULT, AppId::PROBE];
-        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(
-            &apps,
-            epoch,
-            Arc::clone(&mailboxes),
-            limits.channels_max,
-        ));
+        let apps = vec![
+            (AppId::DEFAULT, config.history_rules()?),
+            (AppId::PROBE, HistoryRules::nothing()),
+        ];
+        let shared = Shared::new(limits.channels_max, config.history.bytes_max);
+        let engine: Arc<dyn Engine> =
+            Arc::new(MemoryEngine::new(apps, epoch, Arc::clone(&mailboxes), shared));
+        let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(shards));
         let connections_max = match limits.connections_max {
             0 => open_files_max()
@@ -142,7 +151,8 @@ impl Node {
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
-            publisher: Publisher::new(Arc::clone(&engine), Arc::clone(&metrics)),
+            publisher: Publisher::new(Arc::clone(&engine), Arc::clone(&metrics), clock),
+            clock,
             engine,
             mailboxes,
             metrics,
@@ -256,7 +266,10 @@ impl Node {
             form: WireForm::WebSocketRaw,
             deflate: None,
             echo: false,
-            since: None,
+            resume: Resume::Now,
+            session: None,
+            wants_open: false,
+            wait: None,
             may_speak: false,
             grant: None,
         }
@@ -316,6 +329,7 @@ pub fn serve(config: Config) -> Result<()> {
         .block_on(async { Signals::catch() })
         .context("cannot catch signals")?;
     let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), address));
+    let expiring = runtime.spawn(expire_history(Arc::clone(&node)));
     runtime.block_on(async {
         wait_until_ready(&node).await;
         // The one line that scripts wait for; everything else is a log line on standard error.
@@ -335,6 +349,7 @@ pub fn serve(config: Config) -> Result<()> {
     });
     let joined = runtime.block_on(async { join_all(threads).await });
     probing.abort();
+    expiring.abort();
     joined?;
     tracing::info!("stopped");
     Ok(())
@@ -356,6 +371,19 @@ async fn join_all(threads: Vec<std::thread::JoinHandle<Result<()>>>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Lets go what has become too old, also where nothing is published any more.
+async fn expire_history(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        while node.engine.expire(node.clock.now()) {
+            // The lock is free in between.
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 async fn wait_until_ready(node: &Node) {

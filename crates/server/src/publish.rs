@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::publication::Draft;
 
+use crate::clock::Clock;
 use crate::engine::{Drafts, Engine, Receipt};
 use crate::metrics::Metrics;
 
@@ -13,12 +14,17 @@ use crate::metrics::Metrics;
 pub struct Publisher {
     engine: Arc<dyn Engine>,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 impl Publisher {
     /// A publisher for this engine.
-    pub fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) -> Self {
-        Self { engine, metrics }
+    pub fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self {
+            engine,
+            metrics,
+            clock,
+        }
     }
 
     /// Publishes one draft. When this returns a receipt, the publication is ordered and on its way
@@ -34,7 +40,7 @@ impl Publisher {
             return Ok(Vec::new());
         };
         let count = drafts.len();
-        match self.engine.publish(app, drafts) {
+        match self.engine.publish(app, drafts, self.clock.now()) {
             Ok(receipts) => {
                 if app == fanfare_core::app::AppId::DEFAULT {
                     self.metrics.published.add(count);

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fanfare_core::auth::token::{TokenError, TokenRules, Verifier, VerifyingKey};
+use fanfare_core::auth::token::{LEEWAY_SECONDS, TokenError, TokenRules, Verifier, VerifyingKey};
 use fanfare_core::auth::{BadCredential, Credential, Grant, Identity, Policy, Secret};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::limits::seconds;
@@ -168,6 +168,12 @@ pub(crate) fn time_left(grant: &Grant) -> Result<Option<Duration>, Refusal> {
         Some(left) if !left.is_zero() => Ok(Some(left)),
         _ => Err(BadCredential::Token(TokenError::Expired).into()),
     }
+}
+
+/// How long a single request may take that was made with this grant; `None`: as long as it likes.
+pub(crate) fn time_left_with_leeway(grant: &Grant) -> Option<Duration> {
+    let end = grant.expires?.saturating_add(LEEWAY_SECONDS);
+    Some(Duration::from_secs(end).saturating_sub(unix_now()))
 }
 
 /// The calendar's time, as tokens count it.

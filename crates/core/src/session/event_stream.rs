@@ -1,6 +1,6 @@
 //! An event stream of the plain door: listening only.
 //!
-//! First bytes at once, so that the browser knows it is connected; a comment every
+//! First bytes at once, so that the browser knows it is connected; a sign of life every
 //! `heartbeat_interval`, so that nothing between closes an idle line; an end after about ten
 //! minutes, from which `EventSource` comes back by itself with its last id, so that load spreads
 //! and permissions are checked again (`plain.md` section 3).
@@ -10,8 +10,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Action;
 use crate::disconnect::Disconnect;
 use crate::moment::Moment;
@@ -20,7 +18,7 @@ use crate::wire::sse;
 /// What all event streams of a node have in common.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// Time between comments on a quiet stream.
+    /// Time between signs of life on a quiet stream.
     pub heartbeat_interval: Duration,
 }
 
@@ -70,7 +68,7 @@ impl EventStream {
             self.close(Disconnect::Aged, actions);
         } else if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
-            actions.push(Action::Send(Bytes::from_static(sse::HEARTBEAT)));
+            actions.push(Action::SendPosition);
         }
     }
 
@@ -93,6 +91,8 @@ impl EventStream {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[track_caller]
@@ -111,9 +111,15 @@ mod tests {
             }
             said.extend(actions.into_iter().map(|action| (second, action)));
         }
-        let comment = || Action::Send(Bytes::from_static(b":\n\n"));
         let last = Action::Close { farewell: None, why };
-        assert_eq!(said, [(20, comment()), (45, comment()), (end, last)]);
+        assert_eq!(
+            said,
+            [
+                (20, Action::SendPosition),
+                (45, Action::SendPosition),
+                (end, last)
+            ]
+        );
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Line<'_> {
         for action in actions {
             self.said.push(match action {
                 Action::Send(bytes) => format!("S {}", describe(&bytes)),
+                Action::SendPosition => "position".to_owned(),
                 Action::Publish {
                     kind: DataKind::Text,
                     data,

@@ -36,6 +36,7 @@ use crate::shard::{Facts, Shard, StreamBody};
 
 mod assets;
 mod guarded;
+mod look;
 mod speak;
 
 use guarded::{BadHead, Guarded};
@@ -273,7 +274,7 @@ fn with_origin(mut answer: Answer, origin: Option<String>) -> Answer {
 async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
     let result = match asking.head.method {
         Method::GET | Method::HEAD if asking.asked.wants_stream() => return stream(shard, peer, asking),
-        Method::GET | Method::HEAD => speak::look(shard, &asking.asked),
+        Method::GET | Method::HEAD => look::look(shard, peer, asking).await,
         Method::POST => speak::post(shard, asking).await,
         _ => match fanfare_core::wire::plain::request::PlainRequest::parse(asking.asked.path, None, 1) {
             Some(_) => Err(Refusal::MethodNotAllowed { allow: "GET, POST" }),

@@ -1,4 +1,4 @@
-//! Speaking by POST, and looking at a channel by GET.
+//! Speaking by POST.
 
 use std::rc::Rc;
 
@@ -14,29 +14,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 
 use super::{Answer, Asking, json, not_found};
-use crate::door::{self, Asked, Purpose};
+use crate::door::{self, Purpose};
 use crate::engine::Receipt;
 use crate::node::Node;
 use crate::shard::Shard;
-
-/// `GET /ch/orders`: who listens, and where the order stands.
-pub(super) fn look(shard: &Shard, asked: &Asked<'_>) -> Result<Answer, Refusal> {
-    let node = &shard.node;
-    let listen = door::listen(node, asked, false)?;
-    if listen.since.is_some() {
-        return Err(Refusal::bad_request(
-            "since= needs kept messages, which this version has not; listen by WebSocket or event stream",
-        ));
-    }
-    let [channel] = listen.channels.as_slice() else {
-        return Err(Refusal::bad_request("ask for one channel at a time"));
-    };
-    let (listeners, next) = node.engine.look(AppId::DEFAULT, channel);
-    let name = serde_json::Value::from(channel.as_str());
-    Ok(json(format!(
-        "{{\"channel\":{name},\"listeners\":{listeners},\"next\":\"{next}\",\"messages\":[]}}\n"
-    )))
-}
 
 /// `POST`: the body is the message, or in NDJSON many messages.
 pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<Answer, Refusal> {
@@ -83,15 +64,10 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     } else {
         DataKind::Text
     };
-    let draft = Draft {
-        app: AppId::DEFAULT,
-        audience,
-        event: plain.event,
-        kind,
-        data,
-        speaker: identity.user().cloned(),
-        excluded: None,
-    };
+    let mut draft = Draft::to(AppId::DEFAULT, audience, kind, data);
+    draft.event = plain.event;
+    draft.speaker = identity.user().cloned();
+    draft.excluded = plain.session;
     let receipt = node.publisher.publish(draft)?;
     Ok(json(format!("{}\n", line(&receipt))))
 }
@@ -143,7 +119,9 @@ async fn body(
         Err(_) => Err(Refusal::TooSlow),
         Ok(Ok(collected)) => {
             *unread = None;
-            Ok(collected.to_bytes())
+            // Copied, since a piece of the connection's buffer would keep all of that in memory for as
+            // long as the message is kept.
+            Ok(Bytes::copy_from_slice(&collected.to_bytes()))
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
         Ok(Err(_)) => Err(Refusal::bad_request(

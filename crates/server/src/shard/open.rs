@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
+use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
-use fanfare_core::position::Offset;
 use fanfare_core::publication::WireForm;
-use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
+use fanfare_core::session::{EventStream, LongPoll, PlainWebSocket, Session, SessionId};
+use fanfare_core::stream::Replay;
 use fanfare_core::wire::http1::{self, HeadError, RequestHead, Upgrade};
 use fanfare_core::wire::websocket::extension::Agreement;
 use fanfare_core::wire::{plain, sse, websocket};
@@ -28,6 +29,7 @@ use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
 use crate::api;
 use crate::door::{self, Asked, Listen};
+use crate::engine::Listening;
 use crate::log_gate::Kind;
 
 /// What a browser is told to wait before it connects a stream again, at least and in addition at
@@ -217,6 +219,21 @@ impl State {
         key
     }
 
+    pub(super) fn adopt_poll(&mut self, shard: &Rc<Shard>, facts: Facts, ends_at: Moment) -> Key {
+        let now = shard.now();
+        let deadline = now + CLOSING_MAX;
+        let key = self.insert(|key| Connection::new(key, Transport::Body(None), Stage::Closing { deadline }));
+        if let Ok(mut listen) = facts.listen {
+            listen.form = WireForm::Notice;
+            listen.wants_open = false;
+            let session = Session::LongPoll(LongPoll::new(ends_at));
+            if let Err(refusal) = self.open(shard, key, session, listen, facts.peer, now) {
+                shard.node.refused(&refusal);
+            }
+        }
+        key
+    }
+
     /// The handshake is answered: open the session, or say why not.
     fn open_websocket(&mut self, shard: &Shard, key: Key, facts: Facts, now: Moment) {
         let node = &shard.node;
@@ -291,42 +308,35 @@ impl State {
         if node.is_draining() {
             return Err(Refusal::Draining);
         }
-        let mut id = [0; 16];
-        // Without randomness ids could be guessed; the operating system has never refused any.
-        getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
-        let id = SessionId(u128::from_ne_bytes(id));
-        let mut gaps = Vec::new();
-        let mut positions: SmallVec<[Option<Offset>; 1]> = SmallVec::new();
-        for (done, channel) in listen.channels.iter().enumerate() {
-            match node
-                .engine
-                .subscribe(listen.app, shard.index, channel, listen.since)
-            {
-                Ok(subscribed) => {
-                    positions.push(subscribed.position.offset);
-                    if subscribed.missed {
-                        gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
-                    }
-                }
-                Err(refusal) => {
-                    for channel in listen.channels.iter().take(done) {
-                        node.engine.unsubscribe(listen.app, shard.index, channel);
-                    }
-                    return Err(refusal);
-                }
-            }
-        }
+        let id = match listen.session {
+            Some(id) => id,
+            None => random_id()?,
+        };
+        let own = (!listen.echo).then_some(id);
+        let listening = Listening {
+            shard: shard.index,
+            channels: &listen.channels,
+            resume: listen.resume,
+            session: own,
+        };
+        let replay = node.engine.subscribe(listen.app, &listening, node.clock.now())?;
         node.engine.join(listen.app, shard.index);
         self.hub.join(key.slot, id, listen.app, listen.form);
-        let channels = listen
+        let channels: SmallVec<[ChannelName; 1]> = listen
             .channels
             .iter()
             .map(|channel| self.hub.intern(listen.app, channel))
             .collect();
-        for (channel, position) in listen.channels.into_iter().zip(positions) {
+        for channel in listen.channels {
             self.hub
-                .subscribe_after(key.slot, &Topic::Channel(channel), position);
+                .subscribe_after(key.slot, &Topic::Channel(channel), Some(replay.position));
         }
+        let past = Past::of(
+            &replay,
+            &channels,
+            listen.form,
+            node.config.limits.outbox_bytes_max,
+        );
         let open = Open {
             session,
             id,
@@ -344,14 +354,10 @@ impl State {
                 let peer = peer.map(|peer| peer.to_string());
                 let form = match listen.form {
                     WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
+                    WireForm::Notice => "long poll",
                     _ => "websocket",
                 };
-                let channels: Vec<&str> = open
-                    .channels
-                    .iter()
-                    .take(8)
-                    .map(fanfare_core::channel::ChannelName::as_str)
-                    .collect();
+                let channels: Vec<&str> = open.channels.iter().take(8).map(ChannelName::as_str).collect();
                 let deflate = listen.deflate.is_some();
                 tracing::info!(session = %id, peer, form, deflate, channels = ?channels, "session opened");
             });
@@ -364,8 +370,18 @@ impl State {
                 connection.stage = Stage::Open(Box::new(open));
             }
         }
-        for gap in gaps {
-            self.send(shard, key, gap);
+        if !past.bytes.is_empty() {
+            self.send(shard, key, past.bytes.into());
+        }
+        let metrics = &node.metrics.shards[shard.index];
+        metrics.replayed.add(past.replayed);
+        metrics.gaps.add(usize::from(past.is_gap));
+        if listen.wants_open {
+            let opened = plain::opened(listen.form, replay.position);
+            opened.into_iter().for_each(|frame| self.send(shard, key, frame));
+        }
+        if past.is_untold {
+            self.close_session(shard, key, Disconnect::Gap);
         }
         if let Some(connection) = self.get(key) {
             connection.armed = u64::MAX;
@@ -398,6 +414,60 @@ impl Shard {
             .borrow_mut()
             .stream_prologue(if full { RETRY_FULL_MS } else { RETRY_MS })
     }
+}
+
+/// What a new session is given of the past, in its wire form.
+struct Past {
+    bytes: Vec<u8>,
+    replayed: usize,
+    is_gap: bool,
+    /// There is a gap, and the wire form has no way to say so.
+    is_untold: bool,
+}
+
+impl Past {
+    /// What is more than half of an outbox is a gap too: there must be room for what comes next.
+    fn of(replay: &Replay, channels: &[ChannelName], form: WireForm, outbox_bytes_max: usize) -> Self {
+        let mut past = Self {
+            bytes: Vec::new(),
+            replayed: 0,
+            is_gap: replay.is_gap,
+            is_untold: false,
+        };
+        for entry in &replay.entries {
+            // Of several channels it is told the one that a live publication would name.
+            let channel = entry.channels().iter().find(|name| channels.contains(name));
+            past.bytes
+                .extend_from_slice(&plain::encode_entry(entry, channel, form));
+            past.replayed += 1;
+            if past.bytes.len() > outbox_bytes_max / 2 {
+                past.bytes.clear();
+                past.replayed = 0;
+                past.is_gap = true;
+                break;
+            }
+        }
+        if past.is_gap {
+            match plain::gap(form, channels, replay.position) {
+                Some(frame) => past.bytes.extend_from_slice(&frame),
+                // Whoever was woken reads the stream, and so finds out.
+                None if form == WireForm::Notice => past.bytes.push(b'.'),
+                None => past.is_untold = true,
+            }
+        }
+        // An event stream begins at its position even before the first event.
+        if matches!(form, WireForm::EventStreamRaw | WireForm::EventStreamMeta) {
+            past.bytes.extend_from_slice(&sse::position(replay.position));
+        }
+        past
+    }
+}
+
+fn random_id() -> Result<SessionId, Refusal> {
+    let mut id = [0; 16];
+    // Without randomness ids could be guessed; the operating system has never refused any.
+    getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
+    Ok(SessionId(u128::from_ne_bytes(id)))
 }
 
 fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {

@@ -358,17 +358,19 @@ impl Peer {
         self.until("\r\n\r\n").await
     }
 
-    /// The next block of an event stream, comments left out.
+    /// The next event of an event stream that a page would see: comments, and blocks that only say a
+    /// position, are left out.
     pub async fn event(&mut self) -> String {
         loop {
             let block = self.block().await;
-            if !block.starts_with(':') {
+            if block.contains("data:") {
                 return block;
             }
         }
     }
 
-    async fn block(&mut self) -> String {
+    /// The next block of an event stream, whatever it is.
+    pub async fn block(&mut self) -> String {
         self.until("\n\n").await
     }
 

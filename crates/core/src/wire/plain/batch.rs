@@ -113,15 +113,9 @@ fn parse_line(app: AppId, line: &[u8], limits: &BatchLimits) -> Result<Draft, Re
         Some(text) => Some(EventName::new(&text).map_err(|error| Refusal::bad_request(error.to_string()))?),
         None => None,
     };
-    Ok(Draft {
-        app,
-        audience,
-        event,
-        kind,
-        data,
-        speaker: None,
-        excluded: None,
-    })
+    let mut draft = Draft::to(app, audience, kind, data);
+    draft.event = event;
+    Ok(draft)
 }
 
 #[cfg(test)]

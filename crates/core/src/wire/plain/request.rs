@@ -13,8 +13,10 @@ use smallvec::SmallVec;
 
 use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
-use crate::position::Position;
+use crate::position::Since;
 use crate::publication::{CHANNELS_PER_PUBLICATION_MAX, EventName, WireForm};
+use crate::session_id::SessionId;
+use crate::stream::Resume;
 
 /// The channel of `/`: the one that a page hears which names none.
 pub const MAIN: &str = "main";
@@ -32,8 +34,14 @@ pub struct PlainRequest {
     pub event: Option<EventName>,
     /// `since=`: the last id seen. Text that is no id of this server counts as one long gone.
     pub since: Option<Since>,
-    /// `last=`: asks for kept messages, which this version does not have.
-    pub last: bool,
+    /// `last=`: begin with so many of the newest kept messages, if there is no `since`.
+    pub last: Option<usize>,
+    /// `session=`: who listens, over all connections; or, on a POST, who shall not hear it.
+    pub session: Option<SessionId>,
+    /// `open=1`: say the position at which listening begins.
+    pub open: bool,
+    /// `wait=`: seconds for which a long poll waits, instead of the usual time.
+    pub wait_seconds: Option<u32>,
 }
 
 /// The channels of a request.
@@ -45,22 +53,6 @@ pub enum Target {
     Everyone,
     /// `/ch` without a name: each message of the body says where it goes.
     PerMessage,
-}
-
-/// A place to continue from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Since {
-    /// An id as this server writes them.
-    Position(Position),
-    /// Anything else, for instance the id of another server: whatever was missed is not known.
-    Unknown,
-}
-
-impl Since {
-    /// Reads an id, from `since=` or `Last-Event-ID`.
-    pub fn parse(text: &str) -> Self {
-        text.parse().map_or(Self::Unknown, Self::Position)
-    }
 }
 
 impl PlainRequest {
@@ -86,7 +78,10 @@ impl PlainRequest {
             echo: false,
             event: None,
             since: None,
-            last: false,
+            last: None,
+            session: None,
+            open: false,
+            wait_seconds: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -106,7 +101,15 @@ impl PlainRequest {
                     request.event = Some(event);
                 }
                 "since" => request.since = Some(Since::parse(&value)),
-                "last" => request.last = true,
+                "last" => request.last = Some(number("last", &value)?),
+                "session" => {
+                    let id = SessionId::parse(&value);
+                    request.session = Some(id.ok_or_else(|| {
+                        Refusal::bad_request("session is 32 hexadecimal digits, drawn at random")
+                    })?);
+                }
+                "open" => request.open = switch("open", &value)?,
+                "wait" => request.wait_seconds = Some(number("wait", &value)?),
                 // Proxies and cache-busters add parameters of their own.
                 _ => {}
             }
@@ -139,12 +142,6 @@ impl PlainRequest {
     /// The channels to listen to, or why this cannot be listened to.
     pub fn listen_channels(&self) -> Result<&[ChannelName], Refusal> {
         match &self.target {
-            Target::Channels(channels) if self.last => {
-                let _ = channels;
-                Err(Refusal::bad_request(
-                    "last= is not available: this version keeps no messages",
-                ))
-            }
             Target::Channels(channels) => Ok(channels),
             Target::Everyone => Err(Refusal::bad_request(
                 "\"*\" can only be published to; name the channels to listen to",
@@ -152,6 +149,15 @@ impl PlainRequest {
             Target::PerMessage => Err(Refusal::bad_request(
                 "name a channel: /ch/{name}, or /ch?name=…&name=… for several",
             )),
+        }
+    }
+
+    /// Where listening begins: an id counts more than a number of messages.
+    pub fn resume(&self) -> Resume {
+        match (self.since, self.last) {
+            (Some(since), _) => Resume::Since(since),
+            (None, Some(count)) => Resume::Last(count),
+            (None, None) => Resume::Now,
         }
     }
 
@@ -220,6 +226,13 @@ fn switch(name: &'static str, value: &str) -> Result<bool, Refusal> {
     }
 }
 
+fn number<N: std::str::FromStr>(name: &'static str, value: &str) -> Result<N, Refusal> {
+    // `parse` alone would also take a sign.
+    let digits = Some(value).filter(|value| value.bytes().all(|b| b.is_ascii_digit()));
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| Refusal::bad_request(format!("{name} is a whole number")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,6 +263,18 @@ mod tests {
                 Some(Since::Unknown) => " since=?".to_owned(),
                 Some(Since::Position(position)) => format!(" since={position}"),
             };
+            let begin = match request.resume() {
+                Resume::Last(count) => format!(" last={count}"),
+                Resume::Now | Resume::Since(_) => String::new(),
+            };
+            let session = request
+                .session
+                .map_or(String::new(), |id| format!(" session={}", id.0));
+            let open = if request.open { " open" } else { "" };
+            let wait = request
+                .wait_seconds
+                .map_or(String::new(), |wait| format!(" wait={wait}"));
+            let since = format!("{since}{begin}{session}{open}{wait}");
             let meta = if request.meta { " meta" } else { "" };
             let echo = if request.echo { " echo" } else { "" };
             format!("{names}{meta}{echo}{event}{since}")
@@ -293,6 +318,16 @@ mod tests {
         check("/ch/orders?since=6f2k-42", "orders since=6f2k-42");
         check("/ch/orders?since=urn:uuid:1", "orders since=?");
         check("/ch/orders?meta=0&utm_source=x&&t", "orders");
+        check("/ch/orders?last=20", "orders last=20");
+        check("/ch/orders?last=20&since=6f2k-42", "orders since=6f2k-42");
+        check(
+            "/ch/orders?since=6f2k-42&wait=0&open=1",
+            "orders since=6f2k-42 open wait=0",
+        );
+        check(
+            "/ch/orders?session=00000000-0000-0000-0000-0000000000ff",
+            "orders session=255",
+        );
     }
 
     #[test]
@@ -309,6 +344,12 @@ mod tests {
         check_refused("/ch/a?name=b", 400);
         check_refused("/ch/a?meta=yes", 400);
         check_refused("/ch/a?event=", 400);
+        check_refused("/ch/a?last=", 400);
+        check_refused("/ch/a?last=-1", 400);
+        check_refused("/ch/a?last=%2B1", 400);
+        check_refused("/ch/a?last=99999999999999999999", 400);
+        check_refused("/ch/a?session=7", 400);
+        check_refused("/ch/a?wait=soon", 400);
         check_refused("/ch/a?event=x%0Adata:%20y", 400);
         check_refused(&format!("/ch/{}", "x".repeat(201)), 400);
         assert_eq!(outline("/chat"), None);
