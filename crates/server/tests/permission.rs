@@ -31,17 +31,23 @@ enum Way {
     EventStream,
     EventStreamLater,
     Document,
+    /// The document with what is kept.
+    Kept,
+    /// The document of who comes back.
+    Poll,
     Post,
     Batch,
     Frame,
 }
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 10] = [
     Way::WebSocket,
     Way::WebSocketLater,
     Way::EventStream,
     Way::EventStreamLater,
     Way::Document,
+    Way::Kept,
+    Way::Poll,
     Way::Post,
     Way::Batch,
     Way::Frame,
@@ -294,6 +300,12 @@ fn request(server: &Server, cell: &Cell) -> (String, String) {
         Place::Cookie(Page::CrossSite) => "Sec-Fetch-Site: cross-site\r\n",
         Place::Cookie(Page::Unsaid) | Place::Field | Place::Query => "",
     });
+    match cell.way {
+        Way::Kept => query.push("last=5".to_owned()),
+        // No id of this server, so it is answered at once.
+        Way::Poll => query.push("since=x".to_owned()),
+        _ => {}
+    }
     let path = match cell.way {
         Way::Batch => "/ch".to_owned(),
         _ => format!("/ch/{}", cell.channel),
@@ -356,7 +368,7 @@ async fn ask(server: &Server, cell: &Cell, number: usize) -> u16 {
             assert_eq!(is_stream, status(&head) == 200, "{head}");
             status(&head)
         }
-        Way::Document => server.request("GET", &path, &fields, b"").await.0,
+        Way::Document | Way::Kept | Way::Poll => server.request("GET", &path, &fields, b"").await.0,
         Way::Post => {
             let message = number.to_string();
             server.request("POST", &path, &fields, message.as_bytes()).await.0

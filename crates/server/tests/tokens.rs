@@ -73,7 +73,7 @@ async fn a_speaker_is_named_in_meta_form_only() {
 #[tokio::test]
 async fn a_connection_ends_when_its_token_does() {
     let server = start();
-    let soon = || signed(KEY, &json!({"sub": "42", "exp": now() + 2}));
+    let soon = || signed(KEY, &json!({"sub": "42", "exp": now() + 4}));
     let mut websocket = server.websocket(&format!("/ch/user%2F42?token={}", soon())).await;
     let mut stream = server
         .stream(&format!("/ch/user%2F42?token={}", soon()), "")
@@ -118,6 +118,22 @@ async fn a_connection_ends_when_its_token_does() {
     assert!(matches!(refused.hear().await, Said::Close(4401, _)));
     let (status, ..) = server.request("GET", &path, "", b"").await;
     assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn a_long_poll_waits_no_longer_than_its_token_is_good() {
+    let server = Server::start(&[("FANFARE_KEY", KEY), ("FANFARE_SESSIONS_POLL_WAIT", "600s")]);
+    let token = signed(KEY, &json!({"sub": "42", "exp": now() - 50}));
+    let path = format!("/ch/user%2F42?token={token}");
+    let (_, _, body) = server.request("GET", &path, "", b"").await;
+    let document: Value = serde_json::from_str(&body).unwrap();
+    let next = document["next"].as_str().unwrap();
+    let poll = format!("{path}&since={next}");
+    let (status, _, body) = server.request("GET", &poll, "", b"").await;
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("\"messages\":[]"), "{body}");
+    let (status, ..) = server.request("GET", &poll, "", b"").await;
+    assert_eq!(status, 401);
 }
 
 /// Opens `path` in meta form with a token of user 42 and `first` claims, brings a token with `fresh`,
@@ -225,7 +241,7 @@ async fn a_fresh_token_replaces_the_one_before() {
 #[tokio::test]
 async fn a_fresh_token_moves_the_end() {
     let server = start();
-    let first = signed(KEY, &json!({"sub": "42", "exp": now() + 2}));
+    let first = signed(KEY, &json!({"sub": "42", "exp": now() + 4}));
     let mut kept = server.websocket(&format!("/?meta=1&echo=1&token={first}")).await;
     let mut left = server.websocket(&format!("/?meta=1&token={first}")).await;
     kept.say(&json!({"token": token(json!({"sub": "42"}))}).to_string())
@@ -237,7 +253,7 @@ async fn a_fresh_token_moves_the_end() {
     };
     assert!(heard.contains("still here"), "{heard}");
     // One that ends sooner moves it as well.
-    let sooner = signed(KEY, &json!({"sub": "42", "exp": now() + 2}));
+    let sooner = signed(KEY, &json!({"sub": "42", "exp": now() + 4}));
     kept.say(&json!({"token": sooner}).to_string()).await;
     assert!(matches!(kept.hear().await, Said::Close(4401, _)));
 }
