@@ -41,6 +41,9 @@ async fn ask(server: &Server, request: &str, answers: &mut String) {
     peer.send_head(request).await;
     // A stream or WebSocket goes on, so the head and what came with it is enough.
     let head = peer.head().await;
+    // Where an answer is a page, the URL it came by goes nowhere else.
+    let says_so = head.to_lowercase().contains("referrer-policy: no-referrer\r\n");
+    assert!(says_so || head.starts_with("HTTP/1.1 101"), "{request}\n{head}");
     answers.push_str(&head);
     answers.push_str(&String::from_utf8_lossy(&peer.got));
     if head.starts_with("HTTP/1.1 101") {
