@@ -56,16 +56,16 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
         "pushed_outside_the_lock",
         &[
             (
-                "let mut receipts = SmallVec::new();",
-                "let mut late = Vec::new();\n        let mut receipts = SmallVec::new();",
+                "let mut receipts = Receipts::new();",
+                "let mut late = Vec::new();\n        let mut receipts = Receipts::new();",
             ),
             (
-                "set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));",
-                "late.push((shards, publication));",
+                "set_bits(reach.shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));",
+                "late.push((reach.shards, publication));",
             ),
             (
                 "        Ok(receipts)\n",
-                "        drop(streams);\n        for (shards, publication) in late {\n            \
+                "        drop(ordered);\n        for (shards, publication) in late {\n            \
                  set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));\n        }\n        \
                  Ok(receipts)\n",
             ),
@@ -74,33 +74,21 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
     // Who listens is asked in one step, the offset is given in another.
     (
         "audience_of_an_earlier_moment",
-        &[
-            (
-                "let mut receipts = SmallVec::new();",
-                "drop(streams);\n        let mut streams = app.streams.lock();\n        \
-                 let mut receipts = SmallVec::new();",
-            ),
-            (
-                "let mut streams = app.streams.lock();\n        // Refuse",
-                "let streams = app.streams.lock();\n        // Refuse",
-            ),
-        ],
+        &[(
+            "let mut receipts = Receipts::new();",
+            "drop(ordered);\n        let mut ordered = app.ordered.lock();\n        \
+             let Ordered { streams, answers } = &mut *ordered;\n        let mut receipts = Receipts::new();",
+        )],
     ),
     // What was missed is read in one step, listening begins in another.
     (
         "read_before_listening",
-        &[
-            (
-                "        streams.subscribe(shard, channels, resume, session, now)\n",
-                "        let replay = streams.read(channels, resume, session);\n        drop(streams);\n        \
-             let mut streams = self.app(app)?.streams.lock();\n        \
-             streams.subscribe(shard, channels, Resume::Now, session, now)?;\n        Ok(replay)\n",
-            ),
-            (
-                "let mut streams = self.app(app)?.streams.lock();\n        let Listening",
-                "let streams = self.app(app)?.streams.lock();\n        let Listening",
-            ),
-        ],
+        &[(
+            "        ordered.streams.subscribe(shard, channels, resume, session, now)\n",
+            "        let replay = ordered.streams.read(channels, resume, session, now);\n        drop(ordered);\n        \
+             let mut ordered = self.app(app)?.ordered.lock();\n        \
+             ordered.streams.subscribe(shard, channels, Resume::Now, session, now)?;\n        Ok(replay)\n",
+        )],
     ),
 ];
 

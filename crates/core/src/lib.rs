@@ -20,6 +20,7 @@
 //! | who may do what, tokens, origins, keys    | [`auth`]                   |
 //! | who a person is                           | [`user`]                   |
 //! | every refusal and close code              | [`disconnect`]             |
+//! | repeats of a publication                  | [`idempotency`]            |
 //! | every limit and its default               | [`limits`]                 |
 //!
 //! Imports go one way: `session` and `hub` use `wire`, `publication` and `position`; `wire`
@@ -33,6 +34,7 @@ pub mod channel;
 pub mod disconnect;
 pub mod frames;
 pub mod hub;
+pub mod idempotency;
 pub mod limits;
 pub mod mailbox;
 pub mod moment;

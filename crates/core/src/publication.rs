@@ -12,6 +12,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -28,6 +29,9 @@ use crate::wire::plain;
 
 /// Longest event name, in bytes.
 pub const EVENT_NAME_BYTES_MAX: usize = 200;
+
+/// Longest key of a publication, in bytes.
+pub const KEY_BYTES_MAX: usize = 200;
 
 /// Most channels that one publication may have.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 100;
@@ -75,6 +79,34 @@ impl EventName {
     }
 }
 
+/// What a publication is about, within its channel: `EURUSD` on a channel of prices. 1 to
+/// [`KEY_BYTES_MAX`] bytes, printable.
+///
+/// Publications with the same key replace each other where only the newest matters: versions are
+/// compared by key, and a slow consumer of such a channel gets the newest of each.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct PublicationKey(Arc<str>);
+
+/// The text cannot be a key.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("a key has 1 to {KEY_BYTES_MAX} bytes and no control or invisible characters")]
+pub struct PublicationKeyError;
+
+impl PublicationKey {
+    /// Checks `text` and makes it a key.
+    pub fn new(text: &str) -> Result<Self, PublicationKeyError> {
+        if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(is_unprintable) {
+            return Err(PublicationKeyError);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What a publisher asks for: everything but the place in the order.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Draft {
@@ -92,6 +124,13 @@ pub struct Draft {
     pub speaker: Option<UserId>,
     /// The session that must not hear this: normally the speaker's own.
     pub excluded: Option<SessionId>,
+    /// What it is about, within its channel.
+    pub key: Option<PublicationKey>,
+    /// The version of what it is about. A publication whose version is not above the last one of its
+    /// channel and key comes too late and is dropped. Only for one channel.
+    pub version: Option<u64>,
+    /// Time after which nobody who comes back is given it, though the channel may keep it longer.
+    pub ttl: Option<Duration>,
 }
 
 impl Draft {
@@ -115,6 +154,9 @@ impl Draft {
             data,
             speaker: None,
             excluded: None,
+            key: None,
+            version: None,
+            ttl: None,
         }
     }
 }
@@ -203,8 +245,14 @@ pub struct Entry {
     pub position: Position,
     /// This publication's own offset.
     pub offset: Offset,
+    /// What it is about, within its channel.
+    pub key: Option<PublicationKey>,
+    /// The version of what it is about.
+    pub version: Option<u64>,
     /// When it got its place, in the engine's time.
     pub ordered_at: Moment,
+    /// From when on nobody who comes back is given it.
+    pub expires_at: Moment,
 }
 
 /// An entry on its way to its subscribers. Shared by all who deliver it.
@@ -235,10 +283,13 @@ impl Entry {
     pub fn len(&self) -> usize {
         let event = self.event.as_ref().map_or(0, |event| event.as_str().len());
         let speaker = self.speaker.as_ref().map_or(0, |speaker| speaker.len());
-        self.data.len().saturating_add(event).saturating_add(speaker)
+        let key = self.key.as_ref().map_or(0, |key| key.as_str().len());
+        [event, speaker, key]
+            .into_iter()
+            .fold(self.data.len(), usize::saturating_add)
     }
 
-    /// Whether there is no data, event or speaker: still a publication.
+    /// Whether there is nothing of that: still a publication.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -281,7 +332,10 @@ impl Publication {
             excluded: draft.excluded,
             position: link.position(),
             offset: link.offset,
+            key: draft.key,
+            version: draft.version,
             ordered_at: now,
+            expires_at: draft.ttl.map_or(Moment::NEVER, |ttl| now + ttl),
         };
         Self {
             entry: Arc::new(entry),

@@ -16,7 +16,7 @@ use fanfare_core::session::SessionId;
 use fanfare_core::stream::app::Shared;
 use fanfare_core::stream::{HistoryLimits, HistoryRules, Resume};
 
-use crate::engine::{Drafts, Engine, Listening, Mailboxes, MemoryEngine};
+use crate::engine::{Drafts, Engine, Listening, Mailboxes, MemoryEngine, Once};
 use crate::planted::{audience_of_an_earlier_moment, pushed_outside_the_lock, read_before_listening};
 use crate::shard::mailbox::Mailbox;
 
@@ -56,7 +56,7 @@ pub fn publish(engine: &dyn Engine, channels: &[&str]) -> Result<Place, Refusal>
 /// Publishes several, all or none, each to its channels. Returns their places.
 pub fn publish_all(engine: &dyn Engine, batch: &[&[&str]]) -> Result<Vec<Place>, Refusal> {
     let drafts: Drafts = batch.iter().map(|channels| draft(channels)).collect();
-    let receipts = engine.publish(APP, drafts, now())?;
+    let receipts = engine.publish(APP, drafts, None, now())?;
     Ok(receipts
         .iter()
         .map(|receipt| place(receipt.position.offset))
@@ -95,7 +95,11 @@ macro_rules! engine_of {
     ($($engine:ident)::+) => {
         |mailboxes: &Mailboxes| -> Arc<dyn Engine> {
             let shared = Shared::new(100, usize::MAX);
-            Arc::new($($engine)::+::new(rules(), EPOCH, Arc::clone(mailboxes), shared))
+            let once = Once {
+                age: std::time::Duration::ZERO,
+                keys_max: 0,
+            };
+            Arc::new($($engine)::+::new(rules(), EPOCH, Arc::clone(mailboxes), shared, once))
         }
     };
 }
@@ -387,7 +391,7 @@ pub fn empty(engine: &dyn Engine, mailboxes: &Mailboxes, channels: &[&str]) {
     for name in channels {
         assert_eq!(
             engine
-                .read(APP, &[channel(name)], Resume::Now, None)
+                .read(APP, &[channel(name)], Resume::Now, None, now())
                 .map(|(_, listeners)| listeners),
             Ok(0),
             "listeners of {name}"

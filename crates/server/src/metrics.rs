@@ -50,6 +50,10 @@ impl Labelled {
 pub struct Metrics {
     /// Accepted publications.
     pub published: Counter,
+    /// Publications that were not published because their version came too late.
+    pub stale: Counter,
+    /// Publications that were repeats under the same key.
+    pub repeated: Counter,
     refusals: Labelled,
     disconnects: Labelled,
     /// Fetches of `tokens.jwks_url`, by outcome.
@@ -165,6 +169,8 @@ impl Metrics {
     pub fn new(shards: usize) -> Self {
         Self {
             published: Counter::default(),
+            stale: Counter::default(),
+            repeated: Counter::default(),
             refusals: Labelled::default(),
             disconnects: Labelled::default(),
             jwks_fetches: Labelled::default(),
@@ -319,6 +325,12 @@ impl Metrics {
                 counts.evicted,
             ),
             (
+                "fanfare_versions",
+                "gauge",
+                "Keys of publications whose newest version is remembered.",
+                counts.versions,
+            ),
+            (
                 "fanfare_history_unkept_total",
                 "counter",
                 "Publications not kept because limits.channels_max was reached.",
@@ -350,6 +362,18 @@ impl Metrics {
             "counter",
             "Publications accepted.",
             self.published.get(),
+        );
+        out.one(
+            "fanfare_publications_stale_total",
+            "counter",
+            "Publications dropped because their version came too late.",
+            self.stale.get(),
+        );
+        out.one(
+            "fanfare_publications_repeated_total",
+            "counter",
+            "Publications that were published before under the same Idempotency-Key.",
+            self.repeated.get(),
         );
         out.one(
             "fanfare_deliveries_total",

@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::door::{Listen, Rules};
-use crate::engine::{Engine, Mailboxes, MemoryEngine};
+use crate::engine::{Engine, Mailboxes, MemoryEngine, Once};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -103,9 +103,19 @@ impl Node {
             (AppId::DEFAULT, config.history_rules()?),
             (AppId::PROBE, HistoryRules::nothing()),
         ];
-        let shared = Shared::new(limits.channels_max, config.history.bytes_max);
-        let engine: Arc<dyn Engine> =
-            Arc::new(MemoryEngine::new(apps, epoch, Arc::clone(&mailboxes), shared));
+        let mut shared = Shared::new(limits.channels_max, config.history.bytes_max);
+        shared.versions_max = limits.versions_max;
+        let once = Once {
+            age: limits.idempotency_age,
+            keys_max: limits.idempotency_keys_max,
+        };
+        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(
+            apps,
+            epoch,
+            Arc::clone(&mailboxes),
+            shared,
+            once,
+        ));
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(shards));
         let connections_max = match limits.connections_max {

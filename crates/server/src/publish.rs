@@ -6,7 +6,7 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::publication::Draft;
 
 use crate::clock::Clock;
-use crate::engine::{Drafts, Engine, Receipt};
+use crate::engine::{Drafts, Engine, Receipt, Receipts};
 use crate::metrics::Metrics;
 
 /// Hands drafts to the engine and counts what comes of it.
@@ -30,22 +30,28 @@ impl Publisher {
     /// Publishes one draft. When this returns a receipt, the publication is ordered and on its way
     /// to every shard that has listeners.
     pub fn publish(&self, draft: Draft) -> Result<Receipt, Refusal> {
-        let receipts = self.publish_all(Drafts::from_iter([draft]))?;
+        let receipts = self.publish_all(Drafts::from_iter([draft]), None)?;
         receipts.first().copied().ok_or(Refusal::Overloaded)
     }
 
-    /// Publishes drafts of one app, in order: all or none.
-    pub fn publish_all(&self, drafts: Drafts) -> Result<Vec<Receipt>, Refusal> {
+    /// Publishes drafts of one app, in order: all or none; and only once under a key `once`.
+    pub fn publish_all(&self, drafts: Drafts, once: Option<&str>) -> Result<Receipts, Refusal> {
         let Some(app) = drafts.first().map(|draft| draft.app) else {
-            return Ok(Vec::new());
+            return Ok(Receipts::new());
         };
-        let count = drafts.len();
-        match self.engine.publish(app, drafts, self.clock.now()) {
+        match self.engine.publish(app, drafts, once, self.clock.now()) {
             Ok(receipts) => {
                 if app == fanfare_core::app::AppId::DEFAULT {
-                    self.metrics.published.add(count);
+                    for receipt in &receipts {
+                        let counter = match receipt {
+                            _ if receipt.is_repeat => &self.metrics.repeated,
+                            _ if receipt.is_stale => &self.metrics.stale,
+                            _ => &self.metrics.published,
+                        };
+                        counter.add(1);
+                    }
                 }
-                Ok(receipts.into_vec())
+                Ok(receipts)
             }
             Err(refusal) => {
                 self.metrics.refused(&refusal);

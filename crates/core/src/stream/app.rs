@@ -21,6 +21,7 @@
 //!   publication to a new channel is delivered but not kept.
 //! * Bytes of kept entries, over all apps: [`Shared::history_bytes_max`]. At the bound the oldest
 //!   entries of the app that publishes go, whatever their channel.
+//! * Keys with a version, over all apps: [`Shared::versions_max`]; see [`super::versions`].
 //! * The queues that find the oldest entry hold at most twice as many places as there are entries.
 //!
 //! This module has no lock and no mailbox, and reserves nothing: an engine asks for the audience,
@@ -33,6 +34,7 @@ use std::time::Duration;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::versions::Versions;
 use super::{HistoryLimits, HistoryRules, Replay, Resume, Stream, cost};
 use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
@@ -49,6 +51,9 @@ pub const LINGER: Duration = Duration::from_mins(2);
 /// never held for long.
 pub const EXPIRED_PER_STEP: usize = 256;
 
+/// Keys whose newest version is remembered, over all channels, unless the node says otherwise.
+pub const VERSIONS_MAX: usize = 100_000;
+
 /// Entries that are looked at, under each rule, to find a channel that can be forgotten.
 const LOOKED_AT_MAX: usize = 64;
 
@@ -63,6 +68,8 @@ pub struct Shared {
     history_bytes: AtomicUsize,
     /// Kept entries, counted once per channel.
     history_entries: AtomicUsize,
+    /// Keys whose newest version is remembered.
+    versions: AtomicUsize,
     /// Entries that went because of the node's ceiling and not of their channel's limits.
     evicted: AtomicUsize,
     /// Publications that were not kept because there was no place for their channel.
@@ -71,6 +78,8 @@ pub struct Shared {
     pub channels_max: usize,
     /// Most bytes of kept entries.
     pub history_bytes_max: usize,
+    /// Most keys whose newest version is remembered.
+    pub versions_max: usize,
 }
 
 /// What [`Shared`] counts, for metrics.
@@ -84,6 +93,8 @@ pub struct Counts {
     pub history_bytes: usize,
     /// Kept entries, counted once per channel.
     pub history_entries: usize,
+    /// Keys whose newest version is remembered.
+    pub versions: usize,
     /// Entries that went because of the node's ceiling, since the start.
     pub evicted: usize,
     /// Publications that were not kept for want of a place for their channel, since the start.
@@ -99,10 +110,12 @@ impl Shared {
             listened: zero(),
             history_bytes: zero(),
             history_entries: zero(),
+            versions: zero(),
             evicted: zero(),
             unkept: zero(),
             channels_max,
             history_bytes_max,
+            versions_max: VERSIONS_MAX,
         }
     }
 
@@ -114,6 +127,7 @@ impl Shared {
             channels: get(&self.channels),
             history_bytes: get(&self.history_bytes),
             history_entries: get(&self.history_entries),
+            versions: get(&self.versions),
             evicted: get(&self.evicted),
             unkept: get(&self.unkept),
         }
@@ -159,6 +173,7 @@ struct Channel {
     listeners: PerShard,
     stream: Stream,
     rule: usize,
+    versions: Versions,
     quiet_since: Moment,
     is_noted: bool,
 }
@@ -183,6 +198,7 @@ impl Channel {
             listeners: SmallVec::from_elem(0, shards),
             stream: Stream::new(floor),
             rule,
+            versions: Versions::default(),
             quiet_since: Moment::NEVER,
             is_noted: false,
         }
@@ -252,6 +268,31 @@ impl AppStreams {
     pub fn listeners(&self, name: &ChannelName) -> usize {
         let listeners = |channel: &Channel| channel.listeners.iter().map(|count| *count as usize).sum();
         self.channel(name).map_or(0, listeners)
+    }
+
+    /// Whether a draft comes too late: its version is not above the last one of its channel and key.
+    pub fn is_stale(&self, draft: &Draft) -> bool {
+        let (Some(version), Audience::Channels(names)) = (draft.version, &draft.audience) else {
+            return false;
+        };
+        let mut channels = names.iter().filter_map(|name| self.channel(name));
+        channels.any(|channel| channel.versions.is_stale(draft.key.as_ref(), version))
+    }
+
+    /// The last place of a channel, as far as it is known.
+    pub fn last_of(&self, audience: &Audience) -> Position {
+        let last = match audience {
+            Audience::Channels(names) => names
+                .iter()
+                .map(|name| self.channel(name).map_or(self.floor, |channel| channel.last))
+                .max()
+                .flatten(),
+            Audience::Everyone => self.everyone.last,
+        };
+        Position {
+            epoch: self.epoch,
+            offset: last,
+        }
     }
 
     /// Gives a draft its place and keeps it. `None` when the order of this epoch has no place left,
@@ -328,6 +369,14 @@ impl AppStreams {
         let Some(aging) = by_rule.get_mut(channel.rule) else {
             return;
         };
+        if let Some(version) = entry.version {
+            let before = channel.versions.len();
+            let has_room = shared.versions.load(Ordering::Relaxed) < shared.versions_max;
+            channel.versions.note(entry.key.clone(), version, has_room);
+            shared
+                .versions
+                .fetch_add(channel.versions.len().saturating_sub(before), Ordering::Relaxed);
+        }
         if !aging.limits.keeps() {
             return channel.stream.skip(entry.offset);
         }
@@ -443,6 +492,9 @@ impl AppStreams {
             self.names.remove(name);
         }
         self.floor = self.floor.max(channel.last);
+        self.shared
+            .versions
+            .fetch_sub(channel.versions.len(), Ordering::Relaxed);
         self.shared.channels.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -602,7 +654,7 @@ impl AppStreams {
                 }
             }
         }
-        Ok(self.read(names, resume, session))
+        Ok(self.read(names, resume, session, now))
     }
 
     /// One listener fewer.
@@ -639,14 +691,21 @@ impl AppStreams {
 
     /// What a subscriber of `names` is given who resumes so, but for what `session` is excluded
     /// from. Announcements belong to what it missed, and not to the newest entries.
-    pub fn read(&self, names: &[ChannelName], resume: Resume, session: Option<SessionId>) -> Replay {
+    pub fn read(
+        &self,
+        names: &[ChannelName],
+        resume: Resume,
+        session: Option<SessionId>,
+        now: Moment,
+    ) -> Replay {
         let mut entries = match resume {
             Resume::Now => Some(Vec::new()),
             Resume::Last(count) => Some(self.newest(names, count)),
             Resume::Since(since) => self.seen(since).and_then(|seen| self.missed(names, seen.offset)),
         };
         if let Some(entries) = &mut entries {
-            entries.retain(|entry| session.is_none() || entry.excluded != session);
+            entries
+                .retain(|entry| now < entry.expires_at && (session.is_none() || entry.excluded != session));
         }
         Replay {
             is_gap: entries.is_none(),

@@ -79,7 +79,7 @@ fn outline(replay: &Replay) -> String {
 
 #[track_caller]
 fn check(streams: &AppStreams, channels: &[&str], resume: Resume, expected: &str) {
-    let replay = streams.read(&names(channels), resume, None);
+    let replay = streams.read(&names(channels), resume, None, at(0));
     assert_eq!(outline(&replay), expected, "{channels:?} {resume:?}");
     assert_eq!(replay.position, streams.position());
 }
@@ -244,10 +244,38 @@ fn who_is_excluded_does_not_get_it_when_it_comes_back_either() {
     said.excluded = Some(SessionId(1));
     streams.append(said, at(0)).unwrap();
     publish(&mut streams, &["a"], 0);
-    let read = |session| outline(&streams.read(&names(&["a"]), since(0), session));
+    let read = |session| outline(&streams.read(&names(&["a"]), since(0), session, at(0)));
     assert_eq!(read(Some(SessionId(1))), "2");
     assert_eq!(read(Some(SessionId(2))), "1 2");
     assert_eq!(read(None), "1 2");
+}
+
+#[test]
+fn what_has_expired_is_not_given_and_is_no_gap() {
+    let mut streams = streams(9, 99);
+    for (ttl, seconds) in [(None, 0), (Some(10), 0), (None, 5)] {
+        let mut draft = draft(&["a"]);
+        draft.ttl = ttl.map(Duration::from_secs);
+        streams.append(draft, at(seconds)).unwrap();
+    }
+    let read = |seconds| outline(&streams.read(&names(&["a"]), since(0), None, at(seconds)));
+    assert_eq!([read(9), read(10)], ["1 2 3", "1 3"]);
+}
+
+#[test]
+fn a_version_that_comes_late_is_stale_as_long_as_the_channel_is_remembered() {
+    let mut streams = streams(9, 99);
+    let of_version = |version| {
+        let mut draft = draft(&["a"]);
+        draft.version = Some(version);
+        draft
+    };
+    assert!(!streams.is_stale(&of_version(1)));
+    let publication = streams.append(of_version(2), at(0)).unwrap();
+    publish(&mut streams, &["b"], 0);
+    assert!(streams.is_stale(&of_version(2)) && !streams.is_stale(&of_version(3)));
+    assert!(!streams.is_stale(&draft(&["a"])));
+    assert_eq!(streams.last_of(&draft(&["a"]).audience), publication.position);
 }
 
 /// What is done to an app, of channels `0` to `3`, of which the last is kept briefly.
@@ -333,7 +361,7 @@ proptest! {
         let end = streams.position().offset.map_or(0, Offset::get);
         for channel in CHANNELS {
             for seen in 0..=end {
-                let replay = streams.read(&names(&[channel]), since(seen), None);
+                let replay = streams.read(&names(&[channel]), since(seen), None, at(now));
                 let heard = |wanted: &[&str]| -> Vec<u64> {
                     let behind = published.range(seen + 1..);
                     behind.filter(|(_, to)| to.iter().any(|to| wanted.contains(to))).map(|(at, _)| *at).collect()

@@ -22,6 +22,7 @@ use crate::position::{Offset, Position, Since};
 use crate::publication::Entry;
 
 pub mod app;
+pub mod versions;
 
 /// What an entry costs besides its own bytes: its fields, its place in the stream and in the app's
 /// queue, and what the allocator adds. An upper bound for one channel.

@@ -341,7 +341,7 @@ impl World {
                         position,
                     }
                 } else {
-                    self.streams.read(&channels, resume, None)
+                    self.streams.read(&channels, resume, None, self.now)
                 };
                 shard
                     .hub
@@ -382,7 +382,7 @@ impl World {
         };
         let session = (self.bug != Some(Bug::ExclusionForgotten)).then_some(listener.session);
         let replay = if self.bug == Some(Bug::ReadThenListen) {
-            let replay = self.streams.read(&names, resume, session);
+            let replay = self.streams.read(&names, resume, session, self.now);
             if !self.is_ending && self.dice.one_in(3) {
                 self.publish(vec!["a"], None);
             }
@@ -398,9 +398,10 @@ impl World {
         };
         self.streams.join(index);
         if self.bug == Some(Bug::WholeBesideGap) && replay.is_gap {
-            let whole = names
-                .iter()
-                .map(|name| self.streams.read(std::slice::from_ref(name), resume, session));
+            let whole = names.iter().map(|name| {
+                self.streams
+                    .read(std::slice::from_ref(name), resume, session, self.now)
+            });
             replay.entries = whole.flat_map(|whole| whole.entries).collect();
             replay.entries.sort_by_key(|entry| entry.offset);
             replay.entries.dedup_by_key(|entry| entry.offset);

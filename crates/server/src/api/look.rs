@@ -30,9 +30,13 @@ pub(super) async fn look(
     let own = (!listen.echo).then_some(listen.session).flatten();
     let mut ends_at = None;
     loop {
-        let (replay, listeners) = node
-            .engine
-            .read(AppId::DEFAULT, &listen.channels, listen.resume, own)?;
+        let (replay, listeners) = node.engine.read(
+            AppId::DEFAULT,
+            &listen.channels,
+            listen.resume,
+            own,
+            node.clock.now(),
+        )?;
         let is_news = !replay.entries.is_empty() || replay.is_gap;
         let wait = match listen.resume {
             Resume::Since(_) if !is_news => wait_for(shard, &listen),

@@ -434,7 +434,7 @@ fn preflight() -> Answer {
         header::ACCESS_CONTROL_ALLOW_METHODS,
         HeaderValue::from_static("GET, POST"),
     );
-    let allowed = HeaderValue::from_static("Authorization, Content-Type, Last-Event-ID");
+    let allowed = HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key, Last-Event-ID");
     fields.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     fields.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     answer

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fanfare_core::app::AppId;
 use fanfare_core::auth::{Identity, Operation};
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::idempotency::IDEMPOTENCY_KEY_BYTES_MAX;
 use fanfare_core::publication::{Audience, DataKind, Draft};
 use fanfare_core::wire::plain::batch::{self, BatchLimits};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
@@ -15,7 +16,7 @@ use hyper::body::{Body as _, Incoming};
 
 use super::{Answer, Asking, json, not_found};
 use crate::door::{self, Purpose};
-use crate::engine::Receipt;
+use crate::engine::{Drafts, Receipt};
 use crate::node::Node;
 use crate::shard::Shard;
 
@@ -31,6 +32,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     let identity = door::identify(node, asked, Purpose::Post)?;
     let plain =
         PlainRequest::parse(asked.path, asked.query, limits.subscriptions_max).ok_or_else(not_found)??;
+    let once = idempotency_key(fields)?;
     let is_batch = plain.target == Target::PerMessage && is_ndjson(fields);
     if is_batch {
         let body = body(&mut asking.body, limits.body_bytes_max, "the request body", node).await?;
@@ -43,7 +45,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
             permit(node, &draft.audience, &identity)?;
             draft.speaker = identity.user().cloned();
         }
-        let receipts = node.publisher.publish_all(drafts.into())?;
+        let receipts = node.publisher.publish_all(drafts.into(), once)?;
         return Ok(json(
             receipts
                 .iter()
@@ -68,15 +70,36 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     draft.event = plain.event;
     draft.speaker = identity.user().cloned();
     draft.excluded = plain.session;
-    let receipt = node.publisher.publish(draft)?;
-    Ok(json(format!("{}\n", line(&receipt))))
+    plain.kept.apply(&mut draft)?;
+    let receipts = node.publisher.publish_all(Drafts::from_iter([draft]), once)?;
+    Ok(json(
+        receipts
+            .iter()
+            .map(|receipt| format!("{}\n", line(receipt)))
+            .collect(),
+    ))
 }
 
 fn line(receipt: &Receipt) -> String {
+    let stale = if receipt.is_stale { ",\"stale\":true" } else { "" };
     format!(
-        "{{\"id\":\"{}\",\"listeners\":{}}}",
+        "{{\"id\":\"{}\",\"listeners\":{}{stale}}}",
         receipt.position, receipt.listeners
     )
+}
+
+/// The key under which this is to be published only once.
+fn idempotency_key(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let Some(value) = fields.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value.to_str().ok();
+    let fits = |key: &&str| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len());
+    key.filter(fits).map(Some).ok_or_else(|| {
+        Refusal::bad_request(format!(
+            "an Idempotency-Key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible characters"
+        ))
+    })
 }
 
 fn permit(node: &Node, audience: &Audience, identity: &Identity) -> Result<(), Refusal> {

@@ -12,15 +12,16 @@ use std::sync::Arc;
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::idempotency::Answers;
 use fanfare_core::moment::Moment;
 use fanfare_core::position::{Epoch, Offset, Position};
 use fanfare_core::session::SessionId;
-use fanfare_core::stream::app::{AppStreams, Counts, Shared};
+use fanfare_core::stream::app::{AppStreams, Counts, Reach, Shared};
 use fanfare_core::stream::{HistoryRules, Replay, Resume};
 use fanfare_core::sync::{AtomicU64, Mutex, Ordering};
 use smallvec::SmallVec;
 
-use super::{Drafts, Engine, Listening, Mailboxes, Receipt};
+use super::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts};
 
 /// See the module's head.
 pub struct MemoryEngine {
@@ -32,20 +33,42 @@ pub struct MemoryEngine {
 struct App {
     id: AppId,
     epoch: Epoch,
-    streams: Mutex<AppStreams>,
+    ordered: Mutex<Ordered>,
     /// The number of the last offset whose publication is in the mailboxes; 0: none.
     settled: AtomicU64,
+}
+
+/// What is behind one app's lock.
+struct Ordered {
+    streams: AppStreams,
+    answers: Answers<Receipts>,
+}
+
+impl Ordered {
+    fn expire(&mut self, now: Moment) -> bool {
+        self.answers.expire(now);
+        self.streams.expire(now)
+    }
 }
 
 impl MemoryEngine {
     /// An engine for these apps, each with what is kept of its channels. `epoch` must differ from
     /// that of every earlier life of the node: a random number does.
-    pub fn new(apps: Vec<(AppId, HistoryRules)>, epoch: Epoch, mailboxes: Mailboxes, shared: Shared) -> Self {
+    pub fn new(
+        apps: Vec<(AppId, HistoryRules)>,
+        epoch: Epoch,
+        mailboxes: Mailboxes,
+        shared: Shared,
+        once: Once,
+    ) -> Self {
         let (shared, shards) = (Arc::new(shared), mailboxes.len());
         let app = |(id, rules)| App {
             id,
             epoch,
-            streams: Mutex::new(AppStreams::new(epoch, shards, rules, Arc::clone(&shared))),
+            ordered: Mutex::new(Ordered {
+                streams: AppStreams::new(epoch, shards, rules, Arc::clone(&shared)),
+                answers: Answers::new(once.age, once.keys_max),
+            }),
             settled: AtomicU64::new(0),
         };
         Self {
@@ -53,6 +76,20 @@ impl MemoryEngine {
             mailboxes,
             shared: Arc::clone(&shared),
         }
+    }
+
+    /// A place in the mailbox of every shard that a publication reaches, or none.
+    fn reserve(&self, reach: Reach, bytes: usize) -> bool {
+        let full = set_bits(reach.shards).find(|shard| !self.mailboxes[*shard].reserve(bytes));
+        let Some(full) = full else { return true };
+        set_bits(reach.shards)
+            .take_while(|shard| *shard != full)
+            .for_each(|shard| self.mailboxes[shard].release(1, bytes));
+        false
+    }
+
+    fn release(&self, reach: Reach, bytes: usize) {
+        set_bits(reach.shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
     }
 
     fn app(&self, id: AppId) -> Result<&App, Refusal> {
@@ -64,39 +101,63 @@ impl MemoryEngine {
 }
 
 impl Engine for MemoryEngine {
-    fn publish(&self, app: AppId, drafts: Drafts, now: Moment) -> Result<SmallVec<[Receipt; 1]>, Refusal> {
+    fn publish(
+        &self,
+        app: AppId,
+        drafts: Drafts,
+        once: Option<&str>,
+        now: Moment,
+    ) -> Result<Receipts, Refusal> {
         let app = self.app(app)?;
-        let mut streams = app.streams.lock();
+        let mut ordered = app.ordered.lock();
+        let Ordered { streams, answers } = &mut *ordered;
+        if let Some(mut answer) = once.and_then(|once| answers.get(once, now)) {
+            answer.iter_mut().for_each(|receipt| receipt.is_repeat = true);
+            return Ok(answer);
+        }
         // Refuse before ordering: room for all of them, everywhere, or nothing happens.
-        let mut reserved: SmallVec<[(usize, u64, usize); 1]> = SmallVec::new();
+        let mut reserved: SmallVec<[(Reach, usize); 1]> = SmallVec::new();
         for draft in &drafts {
-            let reach = streams.reach(&draft.audience);
-            let bytes = draft.data.len();
-            let full = set_bits(reach.shards).find(|shard| !self.mailboxes[*shard].reserve(bytes));
-            if let Some(full) = full {
-                for (_, shards, bytes) in reserved {
-                    set_bits(shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
+            let (reach, bytes) = (streams.reach(&draft.audience), draft.data.len());
+            if !self.reserve(reach, bytes) {
+                for (reach, bytes) in reserved {
+                    self.release(reach, bytes);
                 }
-                set_bits(reach.shards)
-                    .take_while(|shard| *shard != full)
-                    .for_each(|shard| self.mailboxes[shard].release(1, bytes));
                 return Err(Refusal::Overloaded);
             }
-            reserved.push((reach.listeners, reach.shards, bytes));
+            reserved.push((reach, bytes));
         }
-        let mut receipts = SmallVec::new();
-        for (draft, (listeners, shards, bytes)) in drafts.into_iter().zip(reserved) {
+        let mut receipts = Receipts::new();
+        for (draft, (reach, bytes)) in drafts.into_iter().zip(reserved) {
+            let listeners = reach.listeners;
+            if streams.is_stale(&draft) {
+                self.release(reach, bytes);
+                receipts.push(Receipt {
+                    position: streams.last_of(&draft.audience),
+                    listeners,
+                    is_stale: true,
+                    is_repeat: false,
+                });
+                continue;
+            }
             let Some(publication) = streams.append(draft, now) else {
                 // The order of one epoch has 2^64 places.
-                set_bits(shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
+                self.release(reach, bytes);
                 return Err(Refusal::Overloaded);
             };
-            let position = publication.position;
-            receipts.push(Receipt { position, listeners });
-            if shards != 0 {
+            receipts.push(Receipt {
+                position: publication.position,
+                listeners,
+                is_stale: false,
+                is_repeat: false,
+            });
+            if reach.shards != 0 {
                 let publication = Arc::new(publication);
-                set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));
+                set_bits(reach.shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));
             }
+        }
+        if let Some(once) = once {
+            answers.note(once, receipts.clone(), now);
         }
         let last = streams.position().offset.map_or(0, Offset::get);
         app.settled.store(last, Ordering::Release);
@@ -104,31 +165,31 @@ impl Engine for MemoryEngine {
     }
 
     fn subscribe(&self, app: AppId, listening: &Listening<'_>, now: Moment) -> Result<Replay, Refusal> {
-        let mut streams = self.app(app)?.streams.lock();
+        let mut ordered = self.app(app)?.ordered.lock();
         let Listening {
             shard,
             channels,
             resume,
             session,
         } = *listening;
-        streams.subscribe(shard, channels, resume, session, now)
+        ordered.streams.subscribe(shard, channels, resume, session, now)
     }
 
     fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName, now: Moment) {
         if let Ok(app) = self.app(app) {
-            app.streams.lock().unsubscribe(shard, channel, now);
+            app.ordered.lock().streams.unsubscribe(shard, channel, now);
         }
     }
 
     fn join(&self, app: AppId, shard: usize) {
         if let Ok(app) = self.app(app) {
-            app.streams.lock().join(shard);
+            app.ordered.lock().streams.join(shard);
         }
     }
 
     fn leave(&self, app: AppId, shard: usize) {
         if let Ok(app) = self.app(app) {
-            app.streams.lock().leave(shard);
+            app.ordered.lock().streams.leave(shard);
         }
     }
 
@@ -138,15 +199,17 @@ impl Engine for MemoryEngine {
         channels: &[ChannelName],
         resume: Resume,
         session: Option<SessionId>,
+        now: Moment,
     ) -> Result<(Replay, usize), Refusal> {
-        let streams = self.app(app)?.streams.lock();
+        let ordered = self.app(app)?.ordered.lock();
+        let streams = &ordered.streams;
         let listeners = channels.iter().map(|channel| streams.listeners(channel)).sum();
-        Ok((streams.read(channels, resume, session), listeners))
+        Ok((streams.read(channels, resume, session, now), listeners))
     }
 
     fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) {
         if let Ok(app) = self.app(app) {
-            app.streams.lock().clear(channel, now);
+            app.ordered.lock().streams.clear(channel, now);
         }
     }
 
@@ -159,7 +222,7 @@ impl Engine for MemoryEngine {
     }
 
     fn expire(&self, now: Moment) -> bool {
-        let expired = self.apps.iter().map(|app| app.streams.lock().expire(now));
+        let expired = self.apps.iter().map(|app| app.ordered.lock().expire(now));
         expired.fold(false, |more, here| more | here)
     }
 

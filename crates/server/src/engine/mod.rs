@@ -18,6 +18,7 @@
 //! `tests.rs` holds the suite that every engine must pass. This version has the memory engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
@@ -48,6 +49,23 @@ pub struct Receipt {
     pub position: Position,
     /// Listeners at that moment, over all its channels. A hint, not a receipt of delivery.
     pub listeners: usize,
+    /// It came too late and was not published: see [`fanfare_core::stream::versions`]. The position
+    /// is that of the last publication of its channel.
+    pub is_stale: bool,
+    /// It was published before under the same key, and this is the answer of then.
+    pub is_repeat: bool,
+}
+
+/// One receipt in the usual case, several for a batch.
+pub type Receipts = SmallVec<[Receipt; 1]>;
+
+/// How long, and how many, answers to an `Idempotency-Key` are remembered by each app.
+#[derive(Clone, Copy, Debug)]
+pub struct Once {
+    /// Time.
+    pub age: Duration,
+    /// Keys.
+    pub keys_max: usize,
 }
 
 /// A new listener.
@@ -66,8 +84,15 @@ pub struct Listening<'a> {
 /// Orders publications and hands them to the shards. See the module's head for what an
 /// implementation must guarantee.
 pub trait Engine: Send + Sync {
-    /// Orders `drafts`, all of one app, one after the other: all or none.
-    fn publish(&self, app: AppId, drafts: Drafts, now: Moment) -> Result<SmallVec<[Receipt; 1]>, Refusal>;
+    /// Orders `drafts`, all of one app, one after the other: all or none. What was answered to the
+    /// same key `once` before is answered again, and nothing is ordered.
+    fn publish(
+        &self,
+        app: AppId,
+        drafts: Drafts,
+        once: Option<&str>,
+        now: Moment,
+    ) -> Result<Receipts, Refusal>;
 
     /// One more listener of each of its channels: all or none.
     fn subscribe(&self, app: AppId, listening: &Listening<'_>, now: Moment) -> Result<Replay, Refusal>;
@@ -89,6 +114,7 @@ pub trait Engine: Send + Sync {
         channels: &[ChannelName],
         resume: Resume,
         session: Option<SessionId>,
+        now: Moment,
     ) -> Result<(Replay, usize), Refusal>;
 
     /// Removes all that is kept of a channel.

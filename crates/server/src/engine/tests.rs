@@ -25,6 +25,11 @@ fn draft(channels: &[&str]) -> Draft {
     draft
 }
 
+const ONCE: Once = Once {
+    age: std::time::Duration::from_secs(1),
+    keys_max: 100,
+};
+
 fn engine(publications_max: usize) -> (MemoryEngine, Mailboxes) {
     let mailboxes: Mailboxes = (0..2)
         .map(|_| Arc::new(Mailbox::new(publications_max, 1 << 20)))
@@ -35,6 +40,7 @@ fn engine(publications_max: usize) -> (MemoryEngine, Mailboxes) {
             Epoch(7),
             Arc::clone(&mailboxes),
             Shared::new(3, usize::MAX),
+            ONCE,
         ),
         mailboxes,
     )
@@ -63,7 +69,7 @@ fn subscribe(engine: &impl Engine, shard: usize, channel: &str, resume: Resume) 
 
 fn publish(engine: &impl Engine, channels: &[&str]) -> Result<Receipt, Refusal> {
     engine
-        .publish(APP, Drafts::from_iter([draft(channels)]), now())
+        .publish(APP, Drafts::from_iter([draft(channels)]), None, now())
         .map(|receipts| receipts[0])
 }
 
@@ -131,7 +137,7 @@ fn a_full_mailbox_refuses_before_ordering_and_leaves_no_trace() {
     publish(&engine, &["a"]).unwrap();
     // Shard 1 is full, shard 0 has one place left; a batch that needs both gets neither.
     let batch = Drafts::from_iter([draft(&["c"]), draft(&["a"])]);
-    assert_eq!(engine.publish(APP, batch, now()), Err(Refusal::Overloaded));
+    assert_eq!(engine.publish(APP, batch, None, now()), Err(Refusal::Overloaded));
     assert_eq!(publish(&engine, &["a"]), Err(Refusal::Overloaded));
     assert_eq!(arrived(&mailboxes, 0).len(), 1);
     assert_eq!(arrived(&mailboxes, 1).len(), 2);
@@ -198,6 +204,50 @@ fn what_is_settled_is_in_the_mailboxes() {
 }
 
 #[test]
+fn a_key_publishes_once_and_answers_the_same_again() {
+    let (engine, mailboxes) = engine(1);
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    let publish = |channels: &[&[&str]], once| {
+        let drafts = channels.iter().map(|channels| draft(channels)).collect();
+        engine.publish(APP, drafts, Some(once), now())
+    };
+    let first = publish(&[&["b"], &["a"]], "k").unwrap();
+    let again = publish(&[&["b"], &["a"]], "k").unwrap();
+    assert!(again.iter().all(|receipt| receipt.is_repeat));
+    let positions = |receipts: &Receipts| receipts.iter().map(|one| one.position).collect::<Vec<_>>();
+    assert_eq!(positions(&again), positions(&first));
+    // Refused is not answered: the same key may be tried again.
+    assert_eq!(publish(&[&["a"]], "l"), Err(Refusal::Overloaded));
+    assert_eq!(arrived(&mailboxes, 0).len(), 1);
+    mailboxes[0].release(1, 5);
+    assert_eq!(publish(&[&["a"]], "l").unwrap()[0].position.to_string(), "7-3");
+}
+
+#[test]
+fn a_stale_version_has_no_place_also_within_a_batch() {
+    let (engine, mailboxes) = engine(100);
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    let drafts = [2, 1, 3, 3].map(|version| Draft {
+        version: Some(version),
+        ..draft(&["a"])
+    });
+    let receipts = engine
+        .publish(APP, Drafts::from_iter(drafts), None, now())
+        .unwrap();
+    let got: Vec<(String, bool)> = receipts
+        .iter()
+        .map(|receipt| (receipt.position.to_string(), receipt.is_stale))
+        .collect();
+    let id = |offset: &str, is_stale| (format!("7-{offset}"), is_stale);
+    assert_eq!(
+        got,
+        [id("1", false), id("1", true), id("2", false), id("2", true)]
+    );
+    assert_eq!(arrived(&mailboxes, 0).len(), 2);
+    assert_eq!((mailboxes[0].len(), mailboxes[0].bytes()), (2, 10));
+}
+
+#[test]
 fn channels_are_counted_and_bounded() {
     let (engine, _mailboxes) = engine(100);
     for text in ["a", "b", "c", "a"] {
@@ -208,7 +258,12 @@ fn channels_are_counted_and_bounded() {
         Refusal::Full
     );
     engine.unsubscribe(APP, 0, &name("a"), now());
-    let listeners = |text| engine.read(APP, &[name(text)], Resume::Now, None).unwrap().1;
+    let listeners = |text| {
+        engine
+            .read(APP, &[name(text)], Resume::Now, None, now())
+            .unwrap()
+            .1
+    };
     assert_eq!((engine.counts().listened, listeners("a")), (3, 1));
     engine.unsubscribe(APP, 0, &name("a"), now());
     assert_eq!((engine.counts().listened, listeners("a")), (2, 0));

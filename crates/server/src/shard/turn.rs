@@ -29,8 +29,8 @@ use super::timers::tick_of;
 use super::{
     ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, FLUSH_BUDGET_FIRST, Key, LISTENER, Shard, State, URGENT_MAX,
 };
-use crate::engine::Engine;
 use crate::log_gate::Kind;
+use crate::node::Node;
 
 /// Time for a peer to take its last bytes and close, before the socket is closed anyway.
 pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ impl State {
             let mut deliveries = delivered.count;
             let mut untold = Vec::new();
             if let Some(missing) = delivered.missing {
-                let replay = read_missing(&*shard.node.engine, &missing);
+                let replay = read_missing(&shard.node, &missing);
                 deliveries += self
                     .hub
                     .catch_up(&missing, &replay, &mut queue, |slot| untold.push(slot));
@@ -681,10 +681,13 @@ impl State {
 }
 
 /// What is missing, from its stream; a gap if it cannot be read.
-fn read_missing(engine: &dyn Engine, missing: &Missing) -> Replay {
+fn read_missing(node: &Node, missing: &Missing) -> Replay {
     let channels: Vec<ChannelName> = missing.channel.iter().cloned().collect();
     let resume = Resume::Since(Since::Position(missing.seen));
-    match engine.read(missing.app, &channels, resume, None) {
+    match node
+        .engine
+        .read(missing.app, &channels, resume, None, node.clock.now())
+    {
         Ok((replay, _)) => replay,
         Err(_) => Replay {
             entries: Vec::new(),

@@ -7,6 +7,7 @@
 //! [`super::credential`]'s.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
@@ -14,7 +15,9 @@ use smallvec::SmallVec;
 use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
 use crate::position::Since;
-use crate::publication::{CHANNELS_PER_PUBLICATION_MAX, EventName, WireForm};
+use crate::publication::{
+    Audience, CHANNELS_PER_PUBLICATION_MAX, Draft, EventName, PublicationKey, WireForm,
+};
 use crate::session_id::SessionId;
 use crate::stream::Resume;
 
@@ -40,8 +43,41 @@ pub struct PlainRequest {
     pub session: Option<SessionId>,
     /// `open=1`: say the position at which listening begins.
     pub open: bool,
+    /// `key=`, `version=`, `ttl=`: on a POST, what it is about, of which version, and for how many
+    /// seconds it may be given to those who come back.
+    pub kept: Kept,
     /// `wait=`: seconds for which a long poll waits, instead of the usual time.
     pub wait_seconds: Option<u32>,
+}
+
+/// What a publisher may say about how a message replaces others and how long it is worth something.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Kept {
+    /// What it is about, within its channel.
+    pub key: Option<PublicationKey>,
+    /// The version of that.
+    pub version: Option<u64>,
+    /// Seconds.
+    pub ttl_seconds: Option<u32>,
+}
+
+impl Kept {
+    /// Writes it into a draft, if that can be.
+    pub fn apply(self, draft: &mut Draft) -> Result<(), Refusal> {
+        let channels = match &draft.audience {
+            Audience::Channels(channels) => channels.len(),
+            Audience::Everyone => 0,
+        };
+        if self.version.is_some() && channels != 1 {
+            return Err(Refusal::bad_request("version is for a message to one channel"));
+        }
+        draft.key = self.key;
+        draft.version = self.version;
+        draft.ttl = self
+            .ttl_seconds
+            .map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(())
+    }
 }
 
 /// The channels of a request.
@@ -81,6 +117,7 @@ impl PlainRequest {
             last: None,
             session: None,
             open: false,
+            kept: Kept::default(),
             wait_seconds: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -109,6 +146,9 @@ impl PlainRequest {
                     })?);
                 }
                 "open" => request.open = switch("open", &value)?,
+                "key" => request.kept.key = Some(read_key(&value)?),
+                "version" => request.kept.version = Some(number("version", &value)?),
+                "ttl" => request.kept.ttl_seconds = Some(number("ttl", &value)?),
                 "wait" => request.wait_seconds = Some(number("wait", &value)?),
                 // Proxies and cache-busters add parameters of their own.
                 _ => {}
@@ -224,6 +264,11 @@ fn switch(name: &'static str, value: &str) -> Result<bool, Refusal> {
         "0" | "false" => Ok(false),
         _ => Err(Refusal::bad_request(format!("{name} is 1 or 0"))),
     }
+}
+
+/// Reads a publication's key.
+pub(super) fn read_key(text: &str) -> Result<PublicationKey, Refusal> {
+    PublicationKey::new(text).map_err(|error| Refusal::bad_request(error.to_string()))
 }
 
 fn number<N: std::str::FromStr>(name: &'static str, value: &str) -> Result<N, Refusal> {
@@ -350,6 +395,10 @@ mod tests {
         check_refused("/ch/a?last=99999999999999999999", 400);
         check_refused("/ch/a?session=7", 400);
         check_refused("/ch/a?wait=soon", 400);
+        check_refused("/ch/a?key=", 400);
+        check_refused("/ch/a?key=a%0Ab", 400);
+        check_refused("/ch/a?version=1.5", 400);
+        check_refused("/ch/a?ttl=-1", 400);
         check_refused("/ch/a?event=x%0Adata:%20y", 400);
         check_refused(&format!("/ch/{}", "x".repeat(201)), 400);
         assert_eq!(outline("/chat"), None);
