@@ -2,16 +2,34 @@
 //!
 //! The rules are in `deny.toml`, in the form of cargo-deny, which reads the same file where it is
 //! installed; this check needs nothing but cargo and works without a network.
+//!
+//! The lock file also lists crates that no build uses: a feature that is passed on "if the crate is
+//! there anyway" puts it there (rustls-webpki names `ring` like that). `cargo tree` knows better.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// The only place that crates come from, as cargo names it.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// Checks every package of the lock file; returns what is wrong, a line each.
+/// Names and versions of all crates that some build uses, on any system.
+fn built() -> Result<BTreeSet<String>> {
+    let arguments =
+        "tree --workspace --locked --target all --edges normal,build,dev --prefix none --format {p}";
+    let tree = Command::new("cargo").args(arguments.split(' ')).output()?;
+    ensure!(tree.status.success(), "cargo tree failed");
+    let crates = String::from_utf8(tree.stdout)?;
+    let name = |line: &str| {
+        let (name, rest) = line.split_once(" v")?;
+        Some(format!("{name} {}", rest.split(' ').next()?))
+    };
+    Ok(crates.lines().filter_map(name).collect())
+}
+
+/// Checks every package that some build uses; returns what is wrong, a line each.
 pub(crate) fn run() -> Result<Vec<String>> {
     let rules: toml::Table = std::fs::read_to_string("deny.toml")
         .context("no deny.toml")?
@@ -34,8 +52,15 @@ pub(crate) fn run() -> Result<Vec<String>> {
         .output()?;
     let metadata: Value = serde_json::from_slice(&metadata.stdout).context("cargo metadata failed")?;
     let mut found = Vec::new();
+    let built = built()?;
+    let is_built = |package: &&Value| {
+        let text = |key: &str| package[key].as_str().unwrap_or_default();
+        built.contains(&format!("{} {}", text("name"), text("version")))
+    };
     let packages = metadata["packages"].as_array().context("no packages")?;
-    for package in packages {
+    let packages: Vec<&Value> = packages.iter().filter(is_built).collect();
+    ensure!(packages.len() > 1, "cargo tree and cargo metadata do not agree");
+    for package in &packages {
         let text = |key: &str| package[key].as_str().unwrap_or_default();
         let (name, version) = (text("name"), text("version"));
         if banned.iter().any(|banned| banned == name) {

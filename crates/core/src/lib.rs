@@ -17,7 +17,8 @@
 //! | one connection's protocol                 | [`session`]                |
 //! | the name of a session                     | [`session_id`]             |
 //! | bytes on the wire                         | [`wire`]                   |
-//! | who may do what, origins, keys            | [`auth`]                   |
+//! | who may do what, tokens, origins, keys    | [`auth`]                   |
+//! | who a person is                           | [`user`]                   |
 //! | every refusal and close code              | [`disconnect`]             |
 //! | repeats of a publication                  | [`idempotency`]            |
 //! | every limit and its default               | [`limits`]                 |
@@ -44,4 +45,5 @@ pub mod session;
 pub mod session_id;
 pub mod stream;
 pub mod sync;
+pub mod user;
 pub mod wire;

@@ -24,6 +24,7 @@ use crate::frames::Frames;
 use crate::moment::Moment;
 use crate::position::{Link, Offset, Position};
 use crate::session_id::SessionId;
+use crate::user::UserId;
 use crate::wire::plain;
 
 /// Longest event name, in bytes.
@@ -120,7 +121,7 @@ pub struct Draft {
     /// The message, byte for byte.
     pub data: Bytes,
     /// The user who speaks, if known.
-    pub speaker: Option<Arc<str>>,
+    pub speaker: Option<UserId>,
     /// The session that must not hear this: normally the speaker's own.
     pub excluded: Option<SessionId>,
     /// What it is about, within its channel.
@@ -193,6 +194,14 @@ impl WireForm {
     /// How many forms there are.
     pub const COUNT: usize = Self::ALL.len();
 
+    /// Whether publications arrive as JSON with their id and channel.
+    pub fn is_meta(self) -> bool {
+        match self {
+            Self::WebSocketMeta | Self::WebSocketMetaDeflate | Self::EventStreamMeta => true,
+            Self::WebSocketRaw | Self::WebSocketRawDeflate | Self::EventStreamRaw | Self::Notice => false,
+        }
+    }
+
     /// The form of a session that has agreed on permessage-deflate; the others know none.
     #[must_use]
     pub fn deflate(self) -> Self {
@@ -229,7 +238,7 @@ pub struct Entry {
     /// The message, byte for byte.
     pub data: Bytes,
     /// The user who spoke, if known.
-    pub speaker: Option<Arc<str>>,
+    pub speaker: Option<UserId>,
     /// The session that must not hear this, now or when it comes back.
     pub excluded: Option<SessionId>,
     /// Position of a subscriber that has just seen this publication: its id.

@@ -21,6 +21,8 @@ use fanfare_core::wire::websocket::deflate::DeflateSettings;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use crate::tokens::TokenSettings;
+
 /// Most shards of one node: a set of shards is one 64-bit word.
 pub const SHARDS_MAX: usize = 64;
 
@@ -67,6 +69,11 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Secret>,
 
+    /// The key of before, which still counts, so that the key can be changed without a gap.
+    /// Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_previous: Option<Secret>,
+
     /// Where publications get their order: `memory`. Default memory.
     pub engine: String,
 
@@ -95,6 +102,9 @@ pub struct Config {
 
     /// Compression of WebSocket messages.
     pub compression: Compression,
+
+    /// Tokens of clients.
+    pub tokens: TokenSettings,
 
     /// What connections and publications may cost.
     pub limits: Limits,
@@ -126,10 +136,13 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Channels {
-    /// Channels that only the back end may listen to. Default `private/*` and `user/*`.
+    /// Channels that clients may only listen to with a token that says so. Default `private/*` and
+    /// `user/*`.
     pub private: Vec<String>,
     /// Channels that clients may speak on. Default `main` and `talk/*`.
     pub talk: Vec<String>,
+    /// Channels of which clients that may listen may also see who else does. Default none.
+    pub presence: Vec<String>,
     /// What is different for some channels; the first rule that matches a name holds. Default none.
     pub rules: Vec<ChannelRule>,
 }
@@ -238,6 +251,7 @@ impl Default for Config {
             listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080),
             admin_listen: "auto".to_owned(),
             key: None,
+            key_previous: None,
             engine: "memory".to_owned(),
             shards: 0,
             origins: Vec::new(),
@@ -247,6 +261,7 @@ impl Default for Config {
             history: History::default(),
             sessions: Sessions::default(),
             compression: Compression::default(),
+            tokens: TokenSettings::default(),
             limits: Limits::default(),
         }
     }
@@ -267,6 +282,7 @@ impl Default for Channels {
         Self {
             private: owned(["private/*", "user/*"]),
             talk: owned(["main", "talk/*"]),
+            presence: Vec::new(),
             rules: Vec::new(),
         }
     }
@@ -324,7 +340,14 @@ pub struct Sources {
 const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
 
 /// Settings without a default value, which so do not show up in a printed default.
-const OPTIONAL: [&str; 2] = ["key", "sessions.heartbeat"];
+const OPTIONAL: [&str; 6] = [
+    "key",
+    "key_previous",
+    "sessions.heartbeat",
+    "tokens.jwks_url",
+    "tokens.audience",
+    "tokens.issuer",
+];
 
 /// Makes a configuration of its layers. The second part are warnings for the log.
 pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
@@ -553,10 +576,16 @@ impl Config {
     fn check(&self) -> Result<Vec<String>, ConfigError> {
         let mut warnings = Vec::new();
         let public = !self.listen.ip().is_loopback();
-        match &self.key {
-            None if public => return Err(ConfigError(self.key_needed())),
-            None => {}
-            Some(key) => {
+        if self.key.is_none() && public {
+            return Err(ConfigError(self.key_needed()));
+        }
+        if self.key.is_none() && self.key_previous.is_some() {
+            return Err(ConfigError(
+                "key_previous: there is no key that comes after it".to_owned(),
+            ));
+        }
+        for (name, key) in [("key", &self.key), ("key_previous", &self.key_previous)] {
+            if let Some(key) = key {
                 let length = key.expose().len();
                 let sample = SAMPLE_KEYS.contains(&key.expose().to_lowercase().as_str());
                 let weak = sample || length < KEY_BYTES_MIN;
@@ -567,17 +596,16 @@ impl Config {
                 };
                 if weak && public {
                     return Err(ConfigError(format!(
-                        "the key {cause}; a good one for this server: {}",
+                        "the {name} {cause}; a good one for this server: {}",
                         fresh_key()
                     )));
                 }
                 if weak {
-                    warnings.push(format!("the key {cause}; this is only accepted on loopback"));
+                    warnings.push(format!("the {name} {cause}; this is only accepted on loopback"));
                 } else if length < KEY_BYTES_WANTED {
-                    warnings.push(
-                        "the key is shorter than 32 bytes and could be guessed from a captured token"
-                            .to_owned(),
-                    );
+                    warnings.push(format!(
+                        "the {name} is shorter than 32 bytes and could be guessed from a captured token"
+                    ));
                 }
             }
         }
@@ -612,11 +640,19 @@ impl Config {
         for (key, patterns) in [
             ("channels.private", &self.channels.private),
             ("channels.talk", &self.channels.talk),
+            ("channels.presence", &self.channels.presence),
         ] {
             for pattern in patterns {
                 ChannelPattern::new(pattern)
                     .map_err(|error| ConfigError(format!("{key}: {pattern:?}: {error}")))?;
             }
+        }
+        self.tokens.check().map_err(ConfigError)?;
+        if self.origins.iter().any(|origin| origin == "*") {
+            warnings.push(
+                "origins holds \"*\": every page may connect; its cookie fanfare_token is not accepted"
+                    .to_owned(),
+            );
         }
         self.history_rules()?;
         if self.channels.rules.len() > RULES_MAX {

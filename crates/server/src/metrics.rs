@@ -56,6 +56,8 @@ pub struct Metrics {
     pub repeated: Counter,
     refusals: Labelled,
     disconnects: Labelled,
+    /// Fetches of `tokens.jwks_url`, by outcome.
+    jwks_fetches: Labelled,
     /// One set per shard.
     pub shards: Vec<ShardMetrics>,
     start: Instant,
@@ -175,6 +177,7 @@ impl Metrics {
             repeated: Counter::default(),
             refusals: Labelled::default(),
             disconnects: Labelled::default(),
+            jwks_fetches: Labelled::default(),
             shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
             start: Instant::now(),
         }
@@ -182,6 +185,10 @@ impl Metrics {
 
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.refusals.add(refusal.word());
+    }
+
+    pub(crate) fn jwks_fetched(&self, well: bool) {
+        self.jwks_fetches.add(if well { "ok" } else { "failed" });
     }
 
     fn sum(&self, read: impl Fn(&ShardMetrics) -> u64) -> u64 {
@@ -257,6 +264,14 @@ impl Metrics {
         );
         for (label, count) in self.refusals.0.lock().iter() {
             out.line("fanfare_refusals_total", "error", label, *count);
+        }
+        out.head(
+            "fanfare_jwks_fetches_total",
+            "counter",
+            "Fetches of the keys at tokens.jwks_url, by outcome.",
+        );
+        for (label, count) in self.jwks_fetches.0.lock().iter() {
+            out.line("fanfare_jwks_fetches_total", "outcome", label, *count);
         }
         out.one(
             "fanfare_connections_accepted_total",

@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::shard::Shard;
 use crate::shard::mailbox::Mailbox;
+use crate::tokens::Tokens;
 
 /// Descriptors kept back for the engine, files, and telling those who find no room so.
 const DESCRIPTORS_KEPT: usize = 64;
@@ -67,6 +68,7 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     pub(crate) log: LogGate,
     pub(crate) rules: Rules,
+    pub(crate) tokens: Tokens,
     pub(crate) websocket_settings: Arc<WebSocketSettings>,
     /// The same for sessions that have agreed on permessage-deflate.
     pub(crate) deflate_settings: Arc<WebSocketSettings>,
@@ -134,8 +136,10 @@ impl Node {
         let rules = Rules {
             policy: Policy {
                 key: config.key.clone(),
+                key_previous: config.key_previous.clone(),
                 private: patterns(&config.channels.private)?,
                 talk: patterns(&config.channels.talk)?,
+                presence: patterns(&config.channels.presence)?,
             },
             origins: OriginRules::new(&config.origins, development)?,
             hosts: HostRules::new(&config.hosts, on_loopback),
@@ -164,6 +168,7 @@ impl Node {
             metrics,
             log: LogGate::new(),
             rules,
+            tokens: Tokens::new(&config)?,
             websocket_settings: Arc::new(websocket),
             deflate_settings: Arc::new(deflate),
             stream_settings: Arc::new(StreamSettings {
@@ -276,6 +281,7 @@ impl Node {
             wants_open: false,
             wait: None,
             may_speak: false,
+            grant: None,
         }
     }
 
@@ -312,6 +318,7 @@ pub fn serve(config: Config) -> Result<()> {
         Some(address) if !node.admin_inside || node.config.admin_is_separate() => Some(bind_admin(address)?),
         _ => None,
     };
+    crate::jwks::start(&node)?;
     let (drain, draining) = watch::channel(Stage::Serving);
     let mut threads = Vec::new();
     let mut admin_socket = admin;

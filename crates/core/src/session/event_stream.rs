@@ -28,6 +28,8 @@ pub struct EventStream {
     settings: Arc<StreamSettings>,
     heartbeat_at: Moment,
     ends_at: Moment,
+    /// When the token that let the peer in runs out.
+    deadline: Moment,
     /// What the peer is told to wait when the server itself goes away.
     retry: Duration,
     over: bool,
@@ -46,13 +48,22 @@ impl EventStream {
             settings,
             heartbeat_at: first_heartbeat,
             ends_at,
+            deadline: Moment::NEVER,
             retry,
             over: false,
         }
     }
 
+    /// The same for a peer that was let in by a token, which runs out at `deadline`.
+    #[must_use]
+    pub fn until(self, deadline: Moment) -> Self {
+        Self { deadline, ..self }
+    }
+
     pub(super) fn on_timeout(&mut self, now: Moment, actions: &mut Vec<Action>) {
         if self.over {
+        } else if now >= self.deadline {
+            self.close(Disconnect::Expired, actions);
         } else if now >= self.ends_at {
             self.close(Disconnect::Aged, actions);
         } else if now >= self.heartbeat_at {
@@ -65,7 +76,7 @@ impl EventStream {
         if self.over {
             Moment::NEVER
         } else {
-            self.heartbeat_at.min(self.ends_at)
+            self.heartbeat_at.min(self.ends_at).min(self.deadline)
         }
     }
 
@@ -84,13 +95,14 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_quiet_stream_gets_comments_and_then_an_end() {
+    #[track_caller]
+    fn check_end(deadline: u64, end: u64, why: Disconnect) {
         let settings = Arc::new(StreamSettings {
             heartbeat_interval: Duration::from_secs(25),
         });
         let at = |seconds| Moment::after_start(Duration::from_secs(seconds));
-        let mut stream = EventStream::new(settings, at(20), at(60), Duration::from_secs(2));
+        let stream = EventStream::new(settings, at(20), at(60), Duration::from_secs(2));
+        let mut stream = stream.until(at(deadline));
         let mut said = Vec::new();
         for second in 0..=70 {
             let mut actions = Vec::new();
@@ -99,14 +111,21 @@ mod tests {
             }
             said.extend(actions.into_iter().map(|action| (second, action)));
         }
-        let end = Action::Close {
-            farewell: None,
-            why: Disconnect::Aged,
-        };
+        let last = Action::Close { farewell: None, why };
         assert_eq!(
             said,
-            [(20, Action::SendPosition), (45, Action::SendPosition), (60, end)]
+            [
+                (20, Action::SendPosition),
+                (45, Action::SendPosition),
+                (end, last)
+            ]
         );
+    }
+
+    #[test]
+    fn a_quiet_stream_gets_comments_and_then_an_end() {
+        check_end(1_000, 60, Disconnect::Aged);
+        check_end(50, 50, Disconnect::Expired);
     }
 
     #[test]

@@ -14,6 +14,13 @@
 //! Publications do not pass through the session. They are encoded once for all and queued
 //! straight into the outbox by the shard; that is why fan-out costs nothing per protocol.
 //!
+//! # Permission that ends
+//!
+//! Who came with a token has a deadline, and the session ends there with [`Disconnect::Expired`].
+//! A session does not know what a token says: it hands a fresh one on as [`Action::Refresh`].
+//! Until the answer it hands on what the peer says as well, so whoever carries out
+//! [`Action::Publish`] for a session with a token looks at its permission again.
+//!
 //! # Subscribing
 //!
 //! Announce interest to the engine, enter the hub with the position that it answers, queue what was
@@ -24,6 +31,7 @@
 
 use bytes::Bytes;
 
+use crate::auth::Secret;
 use crate::disconnect::Disconnect;
 use crate::moment::Moment;
 use crate::publication::DataKind;
@@ -54,6 +62,9 @@ pub enum Action {
         /// The message.
         data: Bytes,
     },
+    /// The peer brings a fresh token in place of the one that let it in. If it is good and of the
+    /// same user, [`Session::on_refreshed`] follows; else a refusal, through `on_refused`.
+    Refresh(Secret),
     /// The session is over. Queue `farewell`, if any, then end the connection.
     Close {
         /// The last bytes for the peer: a close frame, the end of a stream.
@@ -88,6 +99,15 @@ impl Session {
     /// What the peer said last was refused by the server.
     pub fn on_refused(&mut self, refusal: crate::disconnect::Refusal, actions: &mut Vec<Action>) {
         self.close(Disconnect::Refused(refusal), actions);
+    }
+
+    /// The token of an [`Action::Refresh`] was good: what it grants ends at `deadline`.
+    pub fn on_refreshed(&mut self, deadline: Moment, may_speak: bool) {
+        match self {
+            Self::PlainWebSocket(session) => session.on_refreshed(deadline, may_speak),
+            // Nothing can be said over these: who listens comes back with the new token.
+            Self::EventStream(_) | Self::LongPoll(_) => {}
+        }
     }
 
     /// The time given by [`Self::poll_timeout`] has come.

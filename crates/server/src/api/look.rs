@@ -17,6 +17,7 @@ use fanfare_core::wire::plain;
 use super::{Answer, Asking, json};
 use crate::door::{self, Listen};
 use crate::shard::{Facts, Shard};
+use crate::tokens;
 
 /// `GET /ch/orders`.
 pub(super) async fn look(
@@ -63,13 +64,16 @@ pub(super) async fn look(
     }
 }
 
-/// How long this request waits when there is nothing: as it says, but no longer than is usual.
+/// How long this request waits when there is nothing: as it says, but no longer than is usual, nor
+/// than its token is good.
 fn wait_for(shard: &Shard, listen: &Listen) -> Duration {
     let most = shard.node.config.sessions.poll_wait;
     if shard.node.is_draining() {
         return Duration::ZERO;
     }
-    listen.wait.map_or(most, |wait| wait.min(most))
+    let wanted = listen.wait.map_or(most, |wait| wait.min(most));
+    let left = listen.grant.as_ref().and_then(tokens::time_left_with_leeway);
+    left.map_or(wanted, |left| wanted.min(left))
 }
 
 fn document(listen: &Listen, replay: &Replay, listeners: usize) -> Answer {

@@ -224,6 +224,8 @@ async fn answer(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    // A URL may hold a token.
+    fields.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if is_http && !may_go_on {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -303,6 +305,12 @@ fn asked(head: &Parts) -> Asked<'_> {
             .map(HeaderValue::as_bytes)
             .collect(),
         authorization: fields.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
+        cookies: fields
+            .get_all(header::COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect(),
+        fetch_site: fields.get("sec-fetch-site").map(HeaderValue::as_bytes),
         accept: fields.get(header::ACCEPT).map(HeaderValue::as_bytes),
         last_event_id: text(header::HeaderName::from_static("last-event-id")),
         extensions: fields

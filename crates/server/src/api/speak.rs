@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 
 use super::{Answer, Asking, json, not_found};
+use crate::door::{self, Purpose};
 use crate::engine::{Drafts, Receipt};
 use crate::node::Node;
 use crate::shard::Shard;
@@ -28,7 +29,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
         return Err(Refusal::Draining);
     }
     let asked = &asking.asked;
-    let identity = node.rules.identify(asked)?;
+    let identity = door::identify(node, asked, Purpose::Post)?;
     let plain =
         PlainRequest::parse(asked.path, asked.query, limits.subscriptions_max).ok_or_else(not_found)??;
     let once = idempotency_key(fields)?;
@@ -39,9 +40,10 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
             lines_max: limits.batch_lines_max,
             message_bytes_max: limits.message_bytes_max,
         };
-        let drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
-        for draft in &drafts {
-            permit(node, &draft.audience, identity)?;
+        let mut drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
+        for draft in &mut drafts {
+            permit(node, &draft.audience, &identity)?;
+            draft.speaker = identity.user().cloned();
         }
         let receipts = node.publisher.publish_all(drafts.into(), once)?;
         return Ok(json(
@@ -56,7 +58,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
         channels => Audience::Channels(channels.into()),
     };
     // Permission before the body: who may not speak need not send.
-    permit(node, &audience, identity)?;
+    permit(node, &audience, &identity)?;
     let binary = has_type(fields, b"application/octet-stream");
     let data = body(&mut asking.body, limits.message_bytes_max, "the message", node).await?;
     let kind = if binary || std::str::from_utf8(&data).is_err() {
@@ -66,6 +68,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     };
     let mut draft = Draft::to(AppId::DEFAULT, audience, kind, data);
     draft.event = plain.event;
+    draft.speaker = identity.user().cloned();
     draft.excluded = plain.session;
     plain.kept.apply(&mut draft)?;
     let receipts = node.publisher.publish_all(Drafts::from_iter([draft]), once)?;
@@ -99,7 +102,7 @@ fn idempotency_key(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
     })
 }
 
-fn permit(node: &Node, audience: &Audience, identity: Identity) -> Result<(), Refusal> {
+fn permit(node: &Node, audience: &Audience, identity: &Identity) -> Result<(), Refusal> {
     let policy = &node.rules.policy;
     match audience {
         Audience::Everyone => policy.permit_everyone(identity),

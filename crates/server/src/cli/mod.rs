@@ -16,6 +16,7 @@ use crate::config::{self, EXIT_CONFIG, LogFormat, Sources};
 mod bench;
 mod listen;
 mod publish;
+mod token;
 
 const STORY: &str = "\
 Try it:
@@ -43,6 +44,8 @@ enum Command {
     Publish(publish::Args),
     /// Hear what is said on channels.
     Listen(listen::Args),
+    /// Make a token for a user, signed with FANFARE_KEY, to try things out.
+    Token(token::Args),
     /// Measure a running server: many listeners, some publishers.
     Bench(bench::Args),
     /// Print all settings with their defaults, or check a file.
@@ -113,6 +116,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Config(args)) => return print_or_check(&args),
         Some(Command::Publish(args)) => publish::run(args),
         Some(Command::Listen(args)) => listen::run(args),
+        Some(Command::Token(args)) => token::run(&args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -8,6 +8,7 @@ use std::task::{self, Context, Waker};
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
+use fanfare_core::auth::Grant;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Disconnect;
 use fanfare_core::hub::Slot;
@@ -73,6 +74,8 @@ pub(super) struct Open {
     /// What it is connected to, and so speaks to.
     pub(super) channels: SmallVec<[ChannelName; 1]>,
     pub(super) echo: bool,
+    /// What the peer's token granted; `None` for who came without one.
+    pub(super) grant: Option<Box<Grant>>,
     pub(super) peer: Option<SocketAddr>,
     pub(super) opened: Moment,
 }

@@ -52,6 +52,7 @@ mod connection;
 mod dirty;
 pub mod mailbox;
 mod open;
+mod refresh;
 mod timers;
 mod turn;
 

@@ -24,6 +24,7 @@ use fanfare_core::wire::{plain, sse, websocket};
 use smallvec::SmallVec;
 
 use super::connection::{Connection, Open, Place, Stage, Transport};
+use super::refresh::deadline;
 use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
 use crate::api;
@@ -244,7 +245,10 @@ impl State {
                 &node.websocket_settings
             };
             let settings = std::sync::Arc::clone(settings);
-            let session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
+            let mut session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
+            if let Some(grant) = &listen.grant {
+                session = session.until(deadline(now, grant)?, listen.form.is_meta());
+            }
             self.open(
                 shard,
                 key,
@@ -279,7 +283,11 @@ impl State {
         let first = now + self.first_after(sessions.ping_interval);
         let retry = self.retry(RETRY_MS);
         let settings = std::sync::Arc::clone(&shard.node.stream_settings);
-        let session = Session::EventStream(EventStream::new(settings, first, ends_at, retry));
+        let mut session = EventStream::new(settings, first, ends_at, retry);
+        if let Some(grant) = &listen.grant {
+            session = session.until(deadline(now, grant).unwrap_or(now));
+        }
+        let session = Session::EventStream(session);
         if let Err(refusal) = self.open(shard, key, session, listen, peer, now) {
             shard.node.refused(&refusal);
             self.close_without_session(shard, key);
@@ -335,6 +343,7 @@ impl State {
             app: listen.app,
             channels,
             echo: listen.echo,
+            grant: listen.grant.map(Box::new),
             peer,
             opened: now,
         };
@@ -530,6 +539,8 @@ fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
         host: head.field_str("host"),
         origins: head.fields_named("origin").collect(),
         authorization: head.field("authorization"),
+        cookies: head.fields_named("cookie").collect(),
+        fetch_site: head.field("sec-fetch-site"),
         accept: head.field("accept"),
         last_event_id: head.field_str("last-event-id"),
         extensions: head.fields_named("sec-websocket-extensions").collect(),
@@ -553,7 +564,8 @@ fn cors_fields(origin: Option<&str>) -> Vec<(&str, &str)> {
 /// The head of an event stream that ends with its connection.
 fn stream_head(origin: Option<&str>) -> Vec<u8> {
     let mut head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\
-        X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
+        X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
+        Connection: close\r\n"
         .to_vec();
     for (name, value) in cors_fields(origin) {
         head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());

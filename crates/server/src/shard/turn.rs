@@ -405,6 +405,11 @@ impl State {
                         refused = self.speak(shard, key, kind, data).err();
                     }
                 }
+                Action::Refresh(token) => {
+                    if refused.is_none() {
+                        refused = self.refresh(shard, key, &token).err();
+                    }
+                }
                 Action::SendPosition => {
                     let position = self.delivered.filter(|_| self.is_settled);
                     let sign = position.map_or(Bytes::from_static(sse::HEARTBEAT), sse::position);
@@ -427,7 +432,9 @@ impl State {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
             return Ok(());
         };
+        let speaker = super::refresh::speaker(shard, open)?;
         let mut draft = Draft::to(open.app, Audience::Channels(open.channels.clone()), kind, data);
+        draft.speaker = speaker;
         draft.excluded = (!open.echo).then_some(open.id);
         shard.node.publisher.publish(draft).map(drop)
     }

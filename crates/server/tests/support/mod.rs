@@ -10,6 +10,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +25,8 @@ pub struct Server {
     child: Child,
     pub address: String,
     logs: Option<std::thread::JoinHandle<String>>,
+    /// What was logged so far.
+    logged: Arc<Mutex<Vec<u8>>>,
 }
 
 pub fn command() -> Command {
@@ -62,10 +65,14 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         // Read all the time, or the server would block on a full pipe.
+        let logged = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&logged);
         let logs = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
+            let mut part = [0; 4_096];
+            while let Ok(count @ 1..) = stderr.read(&mut part) {
+                shared.lock().unwrap().extend(&part[..count]);
+            }
+            String::from_utf8_lossy(&shared.lock().unwrap()).into_owned()
         });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
@@ -80,6 +87,7 @@ impl Server {
             child,
             address,
             logs: Some(logs),
+            logged,
         }
     }
 
@@ -94,6 +102,17 @@ impl Server {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
             .unwrap()
             .count()
+    }
+
+    /// Where metrics are served when there is a key: the log says it before the server is ready.
+    pub fn admin_address(&self) -> String {
+        let text = String::from_utf8_lossy(&self.logged.lock().unwrap()).into_owned();
+        let line = text.lines().find(|line| line.contains("metrics are served here"));
+        let address = line.and_then(|line| line.rsplit("address=").next());
+        address
+            .unwrap_or_else(|| panic!("no such line in {text}"))
+            .trim()
+            .to_owned()
     }
 
     pub fn is_alive(&mut self) -> bool {
@@ -113,11 +132,7 @@ impl Server {
     }
 
     pub async fn connect(&self) -> Peer {
-        Peer {
-            socket: TcpStream::connect(&self.address).await.unwrap(),
-            got: Vec::new(),
-            host: self.address.clone(),
-        }
+        Peer::to(&self.address).await
     }
 
     /// Opens a WebSocket; the handshake must succeed.
@@ -280,6 +295,14 @@ pub fn parse_frame(bytes: &[u8]) -> Option<(usize, Said)> {
 }
 
 impl Peer {
+    pub async fn to(address: &str) -> Self {
+        Self {
+            socket: TcpStream::connect(address).await.unwrap(),
+            got: Vec::new(),
+            host: address.to_owned(),
+        }
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.unwrap();
     }

@@ -2,7 +2,7 @@
 //!
 //! [`request`] reads a method, a path and a query; both the shard, which sees a connection's
 //! first request, and the HTTP server, which sees all later ones, use it, so the two lanes
-//! cannot disagree. [`batch`] reads many messages from one body. This file makes the frames.
+//! cannot disagree. [`credential`] finds what shows who asks. [`batch`] reads many messages from one body. This file makes the frames.
 //!
 //! Forms (`plain.md` section 2): raw is the message itself; meta is one JSON object with id,
 //! channel, event, user, and `data` for text or `base64` for binary. An event stream cannot
@@ -20,6 +20,7 @@ use crate::publication::{DataKind, Entry, EventName, Place, Publication, WireFor
 use crate::wire::{sse, websocket};
 
 pub mod batch;
+pub mod credential;
 pub mod request;
 
 /// The `channel` of an announcement to everyone, in meta form.

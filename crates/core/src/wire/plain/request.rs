@@ -1,9 +1,10 @@
-//! What a request to the plain door asks for: paths, switches, bearer tokens.
+//! What a request to the plain door asks for: paths and switches.
 //!
 //! Names are percent-decoded once; what is then in them is a name like any other and never a
 //! path. In a query `+` is a space, as forms and PHP's `http_build_query` write it.
 //!
-//! This module does not decide whether the answer is yes; see [`crate::auth`].
+//! This module does not decide whether the answer is yes; see [`crate::auth`]. Who asks is
+//! [`super::credential`]'s.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -238,7 +239,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
         .map_err(|_| Refusal::bad_request("a name or parameter is not UTF-8 after percent-decoding"))
 }
 
-fn decode_form(text: &str) -> Result<Cow<'_, str>, Refusal> {
+pub(super) fn decode_form(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if !text.contains('+') {
         return decode(text);
     }
@@ -275,14 +276,6 @@ fn number<N: std::str::FromStr>(name: &'static str, value: &str) -> Result<N, Re
     let digits = Some(value).filter(|value| value.bytes().all(|b| b.is_ascii_digit()));
     let number = digits.and_then(|digits| digits.parse().ok());
     number.ok_or_else(|| Refusal::bad_request(format!("{name} is a whole number")))
-}
-
-/// The token of an `Authorization` field, if it is a bearer token (RFC 6750 section 2.1).
-pub fn bearer(authorization: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = authorization.split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| token.trim_ascii())
 }
 
 #[cfg(test)]
@@ -411,14 +404,5 @@ mod tests {
         assert_eq!(outline("/chat"), None);
         assert_eq!(outline("/health"), None);
         assert_eq!(outline("//"), None);
-    }
-
-    #[test]
-    fn bearer_tokens() {
-        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"bearer  abc "), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"Basic abc"), None);
-        assert_eq!(bearer(b"Bearer"), None);
-        assert_eq!(bearer("Bearé x".as_bytes()), None);
     }
 }
