@@ -494,6 +494,35 @@ async fn check_all(with_key: bool) {
     assert_eq!(heard, said);
 }
 
+/// What one publishes under an idempotency key does not take the place of what another does.
+#[tokio::test]
+async fn an_idempotency_key_is_its_senders_own() {
+    let server = start(true);
+    let mut listener = server.websocket("/").await;
+    let who = [
+        String::new(),
+        format!("Authorization: Bearer {}\r\n", token(json!({"sub": "42"}))),
+        format!("Authorization: Bearer {}\r\n", token(json!({"sub": "43"}))),
+        format!("Authorization: Bearer {KEY}\r\n"),
+    ];
+    for (number, credential) in who.iter().enumerate() {
+        let fields = format!("{credential}Idempotency-Key: order-7\r\n");
+        let message = number.to_string();
+        let (first, _, answer) = server
+            .request("POST", "/ch/main", &fields, message.as_bytes())
+            .await;
+        let (again, _, repeated) = server.request("POST", "/ch/main", &fields, b"again").await;
+        assert_eq!((first, again, &answer), (200, 200, &repeated));
+        assert_eq!(listener.hear().await, Said::Text(message), "{credential:?}");
+    }
+    // Two tokens of one user are one sender, and so are both keys of the server.
+    let old = format!("Authorization: Bearer {OLD_KEY}\r\nIdempotency-Key: order-7\r\n");
+    server.request("POST", "/ch/main", &old, b"again").await;
+    let last = format!("Authorization: Bearer {KEY}\r\n");
+    server.request("POST", "/ch/main", &last, b"last").await;
+    assert_eq!(listener.hear().await, Said::Text("last".to_owned()));
+}
+
 #[tokio::test]
 async fn every_way_identity_place_and_channel_with_a_key() {
     check_all(true).await;

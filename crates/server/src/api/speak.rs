@@ -32,7 +32,8 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     let identity = door::identify(node, asked, Purpose::Post)?;
     let plain =
         PlainRequest::parse(asked.path, asked.query, limits.subscriptions_max).ok_or_else(not_found)??;
-    let once = idempotency_key(fields)?;
+    let once = idempotency_key(fields)?.map(|key| own_key(&identity, key));
+    let once = once.as_deref();
     let is_batch = plain.target == Target::PerMessage && is_ndjson(fields);
     if is_batch {
         let body = body(&mut asking.body, limits.body_bytes_max, "the request body", node).await?;
@@ -100,6 +101,16 @@ fn idempotency_key(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
             "an Idempotency-Key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible characters"
         ))
     })
+}
+
+/// An idempotency key as one of its sender's, so that nobody takes a key which somebody else is about
+/// to use, and with it the place of what is published under it. Neither user nor key holds a line break.
+fn own_key(identity: &Identity, key: &str) -> String {
+    match (identity, identity.user()) {
+        (Identity::Server, _) => format!("server\n{key}"),
+        (Identity::Client(_), Some(user)) => format!("user {user}\n{key}"),
+        (Identity::Client(_), None) => format!("anybody\n{key}"),
+    }
 }
 
 fn permit(node: &Node, audience: &Audience, identity: &Identity) -> Result<(), Refusal> {
