@@ -84,10 +84,10 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
     (
         "read_before_listening",
         &[(
-            "        ordered.streams.subscribe(shard, channels, resume, session, now)\n",
-            "        let replay = ordered.streams.read(channels, resume, session, now);\n        drop(ordered);\n        \
+            "        ordered.streams.subscribe(shard, channels, resume, reader, now)\n",
+            "        let replay = ordered.streams.read(channels, resume, reader, now);\n        drop(ordered);\n        \
              let mut ordered = self.app(app)?.ordered.lock();\n        \
-             ordered.streams.subscribe(shard, channels, Resume::Now, session, now)?;\n        Ok(replay)\n",
+             ordered.streams.subscribe(shard, channels, Resume::Now, reader, now)?;\n        Ok(replay)\n",
         )],
     ),
 ];

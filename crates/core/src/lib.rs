@@ -13,6 +13,7 @@
 //! | who listens to what                       | [`hub`]                    |
 //! | what waits for a shard                    | [`mailbox`]                |
 //! | what waits for a slow reader              | [`outbox`]                 |
+//! | which users are here, and where           | [`people`]                 |
 //! | what threads share, and its models        | [`sync`], [`frames`]       |
 //! | one connection's protocol                 | [`session`]                |
 //! | the name of a session                     | [`session_id`]             |
@@ -39,6 +40,7 @@ pub mod limits;
 pub mod mailbox;
 pub mod moment;
 pub mod outbox;
+pub mod people;
 pub mod position;
 pub mod publication;
 pub mod session;

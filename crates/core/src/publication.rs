@@ -124,6 +124,11 @@ pub struct Draft {
     pub speaker: Option<UserId>,
     /// The session that must not hear this: normally the speaker's own.
     pub excluded: Option<SessionId>,
+    /// The user who must not hear this, on any of her connections.
+    pub except: Option<UserId>,
+    /// Some channel of it is private: it is never compressed, since the length of what is compressed
+    /// tells of its content (the attacks called CRIME and BREACH).
+    pub is_secret: bool,
     /// What it is about, within its channel.
     pub key: Option<PublicationKey>,
     /// The version of what it is about. A publication whose version is not above the last one of its
@@ -154,6 +159,8 @@ impl Draft {
             data,
             speaker: None,
             excluded: None,
+            except: None,
+            is_secret: false,
             key: None,
             version: None,
             ttl: None,
@@ -241,6 +248,10 @@ pub struct Entry {
     pub speaker: Option<UserId>,
     /// The session that must not hear this, now or when it comes back.
     pub excluded: Option<SessionId>,
+    /// The user who must not hear this, now or when she comes back.
+    pub except: Option<UserId>,
+    /// It is never compressed.
+    pub is_secret: bool,
     /// Position of a subscriber that has just seen this publication: its id.
     pub position: Position,
     /// This publication's own offset.
@@ -253,6 +264,15 @@ pub struct Entry {
     pub ordered_at: Moment,
     /// From when on nobody who comes back is given it.
     pub expires_at: Moment,
+}
+
+/// Who reads, as far as that decides what is for whom.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Reader<'a> {
+    /// The session; `None` for one that hears its own echo.
+    pub session: Option<SessionId>,
+    /// Its user, if known.
+    pub user: Option<&'a UserId>,
 }
 
 /// An entry on its way to its subscribers. Shared by all who deliver it.
@@ -271,6 +291,18 @@ impl Deref for Publication {
 }
 
 impl Entry {
+    /// Whether this is for a session, or its user, at all.
+    pub fn is_for(&self, reader: Reader<'_>) -> bool {
+        let is_excluded = self.excluded.is_some() && self.excluded == reader.session;
+        let is_except = self.except.is_some() && self.except.as_ref() == reader.user;
+        !is_excluded && !is_except
+    }
+
+    /// Whether anybody is left out.
+    pub fn leaves_out(&self) -> bool {
+        self.excluded.is_some() || self.except.is_some()
+    }
+
     /// The channels; none for an announcement to everyone.
     pub fn channels(&self) -> &[ChannelName] {
         match &self.audience {
@@ -330,6 +362,8 @@ impl Publication {
             data: draft.data,
             speaker: draft.speaker,
             excluded: draft.excluded,
+            except: draft.except,
+            is_secret: draft.is_secret,
             position: link.position(),
             offset: link.offset,
             key: draft.key,

@@ -11,7 +11,7 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::hub::{Hub, Slot, Topic};
 use fanfare_core::moment::Moment;
 use fanfare_core::position::{Epoch, Offset, Position, Since};
-use fanfare_core::publication::{Audience, DataKind, Draft, Publication, WireForm};
+use fanfare_core::publication::{Audience, DataKind, Draft, Publication, Reader, WireForm};
 use fanfare_core::session::SessionId;
 use fanfare_core::stream::app::Shared;
 use fanfare_core::stream::{HistoryLimits, HistoryRules, Resume};
@@ -220,7 +220,7 @@ impl Shard {
             shard: self.index,
             channels: &names.iter().map(|name| channel(name)).collect::<Vec<_>>(),
             resume: since.map_or(Resume::Now, Resume::Since),
-            session: None,
+            reader: Reader::default(),
         };
         let replay = self
             .engine
@@ -391,7 +391,7 @@ pub fn empty(engine: &dyn Engine, mailboxes: &Mailboxes, channels: &[&str]) {
     for name in channels {
         assert_eq!(
             engine
-                .read(APP, &[channel(name)], Resume::Now, None, now())
+                .read(APP, &[channel(name)], Resume::Now, Reader::default(), now())
                 .map(|(_, listeners)| listeners),
             Ok(0),
             "listeners of {name}"

@@ -14,6 +14,7 @@ use fanfare_core::position::Since;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session_id::SessionId;
 use fanfare_core::stream::Resume;
+use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::Upgrade;
 use fanfare_core::wire::plain::credential::Carried;
 use fanfare_core::wire::plain::request::PlainRequest;
@@ -69,6 +70,13 @@ pub(crate) struct Listen {
     pub(crate) may_speak: bool,
     /// What a token granted; `None` for who came without one.
     pub(crate) grant: Option<Grant>,
+}
+
+impl Listen {
+    /// Whose session it will be, if that is known.
+    pub(crate) fn user(&self) -> Option<&UserId> {
+        self.grant.as_ref()?.user.as_ref()
+    }
 }
 
 impl Asked<'_> {

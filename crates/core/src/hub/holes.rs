@@ -163,7 +163,7 @@ impl Hub {
             }
             for entry in &replay.entries {
                 let is_later = Some(entry.offset) > position.offset;
-                if is_later || entry.excluded == Some(member.id) || member.began_after(entry.offset, index) {
+                if is_later || !entry.is_for(member.reader()) || member.began_after(entry.offset, index) {
                     continue;
                 }
                 if channel.is_some_and(|channel| self.had_elsewhere(member, entry, channel)) {

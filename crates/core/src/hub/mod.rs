@@ -39,9 +39,10 @@ use crate::app::AppId;
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::outbox::Tag;
 use crate::position::{Offset, Position};
-use crate::publication::{Publication, WireForm};
+use crate::publication::{Publication, Reader, WireForm};
 use crate::session_id::SessionId;
 use crate::stream::SlowConsumer;
+use crate::user::UserId;
 
 mod holes;
 
@@ -126,6 +127,7 @@ struct Member {
     id: SessionId,
     app: AppId,
     form: WireForm,
+    user: Option<UserId>,
     /// Offset of the last publication given to this session, where doubles were possible.
     stamp: Option<Offset>,
     subscriptions: SmallVec<[Subscription; 1]>,
@@ -159,9 +161,17 @@ impl Hub {
             id,
             app,
             form,
+            user: None,
             stamp: None,
             subscriptions: SmallVec::new(),
         });
+    }
+
+    /// Says whose session it is.
+    pub fn name(&mut self, slot: Slot, user: UserId) {
+        if let Some(Some(member)) = self.members.get_mut(slot as usize) {
+            member.user = Some(user);
+        }
     }
 
     /// Lets a session listen to one more topic, and hear whatever is delivered from now on.
@@ -232,6 +242,15 @@ impl Hub {
             left(&self.topics[subscription.topic as usize].topic);
             self.leave_topic(subscription, member.form);
         }
+    }
+
+    /// The sessions that listen to a topic here.
+    pub fn subscribers(&self, app: AppId, topic: &Topic) -> Vec<Slot> {
+        let index = self.apps.get(&app).and_then(|app| app.find(topic));
+        let topic = index.and_then(|index| self.topics.get(index as usize));
+        topic.map_or_else(Vec::new, |topic| {
+            topic.by_form.iter().flatten().copied().collect()
+        })
     }
 
     /// How many topics a session listens to.
@@ -365,10 +384,7 @@ impl Hub {
         };
         let single = last.places().len() == 1 && app.patterns.is_empty() && app.all.is_none();
         let for_all = Some(last.offset) > app.begun;
-        let excluded: SmallVec<[SessionId; 4]> = run
-            .iter()
-            .filter_map(|publication| publication.excluded)
-            .collect();
+        let leaves_out = run.iter().any(|publication| publication.leaves_out());
         let members = &mut self.members;
         let mut count = 0;
         for (at, place) in last.places().iter().enumerate() {
@@ -393,7 +409,7 @@ impl Hub {
                         form: *form,
                         channel: Some(name),
                     };
-                    if single && for_all && excluded.is_empty() {
+                    if single && for_all && !leaves_out {
                         count += slots.len() * run.len();
                         slots.iter().for_each(|&slot| queue(slot, parcel));
                         continue;
@@ -411,12 +427,12 @@ impl Hub {
                         if !single {
                             member.stamp = Some(last.offset);
                         }
-                        if !excluded.contains(&member.id) {
+                        if !leaves_out || run.iter().all(|one| one.is_for(member.reader())) {
                             count += run.len();
                             queue(slot, parcel);
                             continue;
                         }
-                        let others = run.iter().filter(|one| one.excluded != Some(member.id));
+                        let others = run.iter().filter(|one| one.is_for(member.reader()));
                         for (publication, place) in
                             others.filter_map(|one| Some((one, one.places().get(at)?)))
                         {
@@ -453,7 +469,7 @@ impl Hub {
             if !for_all && member.began_after(publication.offset, None) {
                 continue;
             }
-            if member.app == publication.app && publication.excluded != Some(member.id) {
+            if member.app == publication.app && publication.is_for(member.reader()) {
                 count += 1;
                 let frame = publication.encoded(place, member.form);
                 queue(to_u32(slot), Parcel::must(&frame, member.form));
@@ -521,6 +537,13 @@ impl<'a> Parcel<'a> {
 }
 
 impl Member {
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            session: Some(self.id),
+            user: self.user.as_ref(),
+        }
+    }
+
     /// Whether a subscription, of this topic or of any, begins only after this place.
     fn began_after(&self, offset: Offset, topic: Option<u32>) -> bool {
         self.subscriptions.iter().any(|subscription| {

@@ -40,8 +40,7 @@ use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
 use crate::moment::Moment;
 use crate::position::{Epoch, Link, Offset, Position, Since};
-use crate::publication::{Audience, Draft, Entry, Publication};
-use crate::session_id::SessionId;
+use crate::publication::{Audience, Draft, Entry, Publication, Reader};
 use crate::sync::{AtomicUsize, Ordering};
 
 /// Time for which a channel without listeners and entries is remembered.
@@ -622,14 +621,14 @@ impl AppStreams {
     }
 
     /// One more listener of each of `names` on `shard`, all at one point of the order, and what it
-    /// is given of the past. `session` does not hear what it is excluded from. On refusal nothing
+    /// is given of the past. `reader` does not get what is not for it. On refusal nothing
     /// has changed.
     pub fn subscribe(
         &mut self,
         shard: usize,
         names: &[ChannelName],
         resume: Resume,
-        session: Option<SessionId>,
+        reader: Reader<'_>,
         now: Moment,
     ) -> Result<Replay, Refusal> {
         for (done, name) in names.iter().enumerate() {
@@ -654,7 +653,7 @@ impl AppStreams {
                 }
             }
         }
-        Ok(self.read(names, resume, session, now))
+        Ok(self.read(names, resume, reader, now))
     }
 
     /// One listener fewer.
@@ -689,23 +688,16 @@ impl AppStreams {
         }
     }
 
-    /// What a subscriber of `names` is given who resumes so, but for what `session` is excluded
-    /// from. Announcements belong to what it missed, and not to the newest entries.
-    pub fn read(
-        &self,
-        names: &[ChannelName],
-        resume: Resume,
-        session: Option<SessionId>,
-        now: Moment,
-    ) -> Replay {
+    /// What a subscriber of `names` is given who resumes so, but for what is not for
+    /// `reader`. Announcements belong to what it missed, and not to the newest entries.
+    pub fn read(&self, names: &[ChannelName], resume: Resume, reader: Reader<'_>, now: Moment) -> Replay {
         let mut entries = match resume {
             Resume::Now => Some(Vec::new()),
             Resume::Last(count) => Some(self.newest(names, count)),
             Resume::Since(since) => self.seen(since).and_then(|seen| self.missed(names, seen.offset)),
         };
         if let Some(entries) = &mut entries {
-            entries
-                .retain(|entry| now < entry.expires_at && (session.is_none() || entry.excluded != session));
+            entries.retain(|entry| now < entry.expires_at && entry.is_for(reader));
         }
         Replay {
             is_gap: entries.is_none(),

@@ -8,6 +8,7 @@ use super::*;
 use crate::app::AppId;
 use crate::channel::ChannelPattern;
 use crate::publication::DataKind;
+use crate::session_id::SessionId;
 
 const EPOCH: Epoch = Epoch(7);
 const OTHER: Epoch = Epoch(8);
@@ -79,7 +80,7 @@ fn outline(replay: &Replay) -> String {
 
 #[track_caller]
 fn check(streams: &AppStreams, channels: &[&str], resume: Resume, expected: &str) {
-    let replay = streams.read(&names(channels), resume, None, at(0));
+    let replay = streams.read(&names(channels), resume, Reader::default(), at(0));
     assert_eq!(outline(&replay), expected, "{channels:?} {resume:?}");
     assert_eq!(replay.position, streams.position());
 }
@@ -168,7 +169,7 @@ fn at_the_ceiling_the_oldest_of_all_channels_go() {
 fn a_quiet_channel_is_remembered_for_a_while() {
     let mut streams = streams(9, 99);
     streams
-        .subscribe(0, &names(&["a"]), Resume::Now, None, at(0))
+        .subscribe(0, &names(&["a"]), Resume::Now, Reader::default(), at(0))
         .unwrap();
     publish(&mut streams, &["a"], 0);
     streams.expire(at(100));
@@ -183,11 +184,11 @@ fn a_quiet_channel_is_remembered_for_a_while() {
     assert_eq!(streams.shared.counts().channels, 0);
     // Who comes back within the time keeps it alive.
     streams
-        .subscribe(0, &names(&["b"]), Resume::Now, None, at(400))
+        .subscribe(0, &names(&["b"]), Resume::Now, Reader::default(), at(400))
         .unwrap();
     streams.unsubscribe(0, &name("b"), at(401));
     streams
-        .subscribe(1, &names(&["b"]), Resume::Now, None, at(450))
+        .subscribe(1, &names(&["b"]), Resume::Now, Reader::default(), at(450))
         .unwrap();
     streams.expire(at(9_000));
     assert_eq!(streams.shared.counts().channels, 1);
@@ -202,16 +203,16 @@ fn channels_that_nobody_listens_to_make_room() {
     let mut streams = streams(2, 99);
     publish(&mut streams, &["a"], 0);
     streams
-        .subscribe(0, &names(&["b"]), Resume::Now, None, at(1))
+        .subscribe(0, &names(&["b"]), Resume::Now, Reader::default(), at(1))
         .unwrap();
     // The oldest that can go is a; its reader is told.
     let replay = streams
-        .subscribe(0, &names(&["c"]), Resume::Now, None, at(1))
+        .subscribe(0, &names(&["c"]), Resume::Now, Reader::default(), at(1))
         .unwrap();
     assert_eq!(outline(&replay), "");
     check(&streams, &["a"], since(0), "gap");
     // Now all are listened to: a subscription is refused and leaves nothing behind.
-    let refused = streams.subscribe(1, &names(&["b", "d"]), Resume::Now, None, at(1));
+    let refused = streams.subscribe(1, &names(&["b", "d"]), Resume::Now, Reader::default(), at(1));
     assert_eq!(refused.unwrap_err(), Refusal::Full);
     assert_eq!(streams.listeners(&name("b")), 1);
     // A publication goes on, but is not kept.
@@ -244,7 +245,10 @@ fn who_is_excluded_does_not_get_it_when_it_comes_back_either() {
     said.excluded = Some(SessionId(1));
     streams.append(said, at(0)).unwrap();
     publish(&mut streams, &["a"], 0);
-    let read = |session| outline(&streams.read(&names(&["a"]), since(0), session, at(0)));
+    let read = |session| {
+        let user = None;
+        outline(&streams.read(&names(&["a"]), since(0), Reader { session, user }, at(0)))
+    };
     assert_eq!(read(Some(SessionId(1))), "2");
     assert_eq!(read(Some(SessionId(2))), "1 2");
     assert_eq!(read(None), "1 2");
@@ -258,7 +262,7 @@ fn what_has_expired_is_not_given_and_is_no_gap() {
         draft.ttl = ttl.map(Duration::from_secs);
         streams.append(draft, at(seconds)).unwrap();
     }
-    let read = |seconds| outline(&streams.read(&names(&["a"]), since(0), None, at(seconds)));
+    let read = |seconds| outline(&streams.read(&names(&["a"]), since(0), Reader::default(), at(seconds)));
     assert_eq!([read(9), read(10)], ["1 2 3", "1 3"]);
 }
 
@@ -331,7 +335,7 @@ proptest! {
                 }
                 Step::Subscribe(index) => {
                     let (shard, channel) = (index % 2, name(CHANNELS[index]));
-                    if streams.subscribe(shard, std::slice::from_ref(&channel), Resume::Now, None, at(now)).is_ok() {
+                    if streams.subscribe(shard, std::slice::from_ref(&channel), Resume::Now, Reader::default(), at(now)).is_ok() {
                         listening.push((shard, channel));
                     }
                 }
@@ -361,7 +365,7 @@ proptest! {
         let end = streams.position().offset.map_or(0, Offset::get);
         for channel in CHANNELS {
             for seen in 0..=end {
-                let replay = streams.read(&names(&[channel]), since(seen), None, at(now));
+                let replay = streams.read(&names(&[channel]), since(seen), Reader::default(), at(now));
                 let heard = |wanted: &[&str]| -> Vec<u64> {
                     let behind = published.range(seen + 1..);
                     behind.filter(|(_, to)| to.iter().any(|to| wanted.contains(to))).map(|(at, _)| *at).collect()

@@ -10,7 +10,7 @@ use fanfare_core::channel::{ChannelName, ChannelPattern};
 use fanfare_core::hub::{Hub, Parcel, Slot, Topic};
 use fanfare_core::moment::Moment;
 use fanfare_core::position::{Epoch, Offset, Position, Since};
-use fanfare_core::publication::{Audience, DataKind, Draft, Publication, WireForm};
+use fanfare_core::publication::{Audience, DataKind, Draft, Publication, Reader, WireForm};
 use fanfare_core::session_id::SessionId;
 use fanfare_core::stream::app::{AppStreams, Shared};
 use fanfare_core::stream::{HistoryLimits, HistoryRules, Replay, Resume};
@@ -341,7 +341,7 @@ impl World {
                         position,
                     }
                 } else {
-                    self.streams.read(&channels, resume, None, self.now)
+                    self.streams.read(&channels, resume, Reader::default(), self.now)
                 };
                 shard
                     .hub
@@ -381,6 +381,7 @@ impl World {
             Some(seen) => Resume::Since(Since::Position(seen)),
         };
         let session = (self.bug != Some(Bug::ExclusionForgotten)).then_some(listener.session);
+        let session = Reader { session, user: None };
         let replay = if self.bug == Some(Bug::ReadThenListen) {
             let replay = self.streams.read(&names, resume, session, self.now);
             if !self.is_ending && self.dice.one_in(3) {

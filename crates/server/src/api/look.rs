@@ -11,6 +11,7 @@ use std::time::Duration;
 use fanfare_core::app::AppId;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::position::Since;
+use fanfare_core::publication::Reader;
 use fanfare_core::stream::{Replay, Resume};
 use fanfare_core::wire::plain;
 
@@ -27,14 +28,21 @@ pub(super) async fn look(
 ) -> Result<Answer, Refusal> {
     let node = &shard.node;
     let mut listen = door::listen(node, &asking.asked, false)?;
-    let own = (!listen.echo).then_some(listen.session).flatten();
+    let (session, user) = (
+        (!listen.echo).then_some(listen.session).flatten(),
+        listen.user().cloned(),
+    );
+    let reader = Reader {
+        session,
+        user: user.as_ref(),
+    };
     let mut ends_at = None;
     loop {
         let (replay, listeners) = node.engine.read(
             AppId::DEFAULT,
             &listen.channels,
             listen.resume,
-            own,
+            reader,
             node.clock.now(),
         )?;
         let is_news = !replay.entries.is_empty() || replay.is_gap;

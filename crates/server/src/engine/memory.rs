@@ -15,7 +15,7 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::idempotency::Answers;
 use fanfare_core::moment::Moment;
 use fanfare_core::position::{Epoch, Offset, Position};
-use fanfare_core::session::SessionId;
+use fanfare_core::publication::Reader;
 use fanfare_core::stream::app::{AppStreams, Counts, Reach, Shared};
 use fanfare_core::stream::{HistoryRules, Replay, Resume};
 use fanfare_core::sync::{AtomicU64, Mutex, Ordering};
@@ -170,9 +170,9 @@ impl Engine for MemoryEngine {
             shard,
             channels,
             resume,
-            session,
+            reader,
         } = *listening;
-        ordered.streams.subscribe(shard, channels, resume, session, now)
+        ordered.streams.subscribe(shard, channels, resume, reader, now)
     }
 
     fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName, now: Moment) {
@@ -198,13 +198,13 @@ impl Engine for MemoryEngine {
         app: AppId,
         channels: &[ChannelName],
         resume: Resume,
-        session: Option<SessionId>,
+        reader: Reader<'_>,
         now: Moment,
     ) -> Result<(Replay, usize), Refusal> {
         let ordered = self.app(app)?.ordered.lock();
         let streams = &ordered.streams;
         let listeners = channels.iter().map(|channel| streams.listeners(channel)).sum();
-        Ok((streams.read(channels, resume, session, now), listeners))
+        Ok((streams.read(channels, resume, reader, now), listeners))
     }
 
     fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) {

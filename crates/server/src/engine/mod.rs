@@ -25,8 +25,7 @@ use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::moment::Moment;
 use fanfare_core::position::Position;
-use fanfare_core::publication::Draft;
-use fanfare_core::session::SessionId;
+use fanfare_core::publication::{Draft, Reader};
 use fanfare_core::stream::app::Counts;
 use fanfare_core::stream::{Replay, Resume};
 use smallvec::SmallVec;
@@ -77,8 +76,8 @@ pub struct Listening<'a> {
     pub channels: &'a [ChannelName],
     /// Where it begins.
     pub resume: Resume,
-    /// Who it is: what this session is excluded from is not given to it.
-    pub session: Option<SessionId>,
+    /// Who it is: what is not for it is not given to it.
+    pub reader: Reader<'a>,
 }
 
 /// Orders publications and hands them to the shards. See the module's head for what an
@@ -113,7 +112,7 @@ pub trait Engine: Send + Sync {
         app: AppId,
         channels: &[ChannelName],
         resume: Resume,
-        session: Option<SessionId>,
+        reader: Reader<'_>,
         now: Moment,
     ) -> Result<(Replay, usize), Refusal>;
 

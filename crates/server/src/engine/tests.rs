@@ -62,7 +62,7 @@ fn subscribe(engine: &impl Engine, shard: usize, channel: &str, resume: Resume) 
         shard,
         channels: &[name(channel)],
         resume,
-        session: None,
+        reader: Reader::default(),
     };
     engine.subscribe(APP, &listening, now())
 }
@@ -260,7 +260,7 @@ fn channels_are_counted_and_bounded() {
     engine.unsubscribe(APP, 0, &name("a"), now());
     let listeners = |text| {
         engine
-            .read(APP, &[name(text)], Resume::Now, None, now())
+            .read(APP, &[name(text)], Resume::Now, Reader::default(), now())
             .unwrap()
             .1
     };

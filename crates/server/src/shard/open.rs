@@ -15,7 +15,7 @@ use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
-use fanfare_core::publication::WireForm;
+use fanfare_core::publication::{Reader, WireForm};
 use fanfare_core::session::{EventStream, LongPoll, PlainWebSocket, Session, SessionId};
 use fanfare_core::stream::Replay;
 use fanfare_core::wire::http1::{self, HeadError, RequestHead, Upgrade};
@@ -317,7 +317,10 @@ impl State {
             shard: shard.index,
             channels: &listen.channels,
             resume: listen.resume,
-            session: own,
+            reader: Reader {
+                session: own,
+                user: listen.user(),
+            },
         };
         let replay = node.engine.subscribe(listen.app, &listening, node.clock.now())?;
         node.engine.join(listen.app, shard.index);

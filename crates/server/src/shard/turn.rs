@@ -14,7 +14,7 @@ use fanfare_core::hub::{Hub, Missing, Parcel, Slot};
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::{Flushed, Tag};
 use fanfare_core::position::Since;
-use fanfare_core::publication::{Audience, DataKind, Draft};
+use fanfare_core::publication::{Audience, DataKind, Draft, Reader};
 use fanfare_core::session::Action;
 use fanfare_core::stream::{Replay, Resume};
 use fanfare_core::wire::{plain, sse};
@@ -695,10 +695,13 @@ impl State {
 fn read_missing(node: &Node, missing: &Missing) -> Replay {
     let channels: Vec<ChannelName> = missing.channel.iter().cloned().collect();
     let resume = Resume::Since(Since::Position(missing.seen));
-    match node
-        .engine
-        .read(missing.app, &channels, resume, None, node.clock.now())
-    {
+    match node.engine.read(
+        missing.app,
+        &channels,
+        resume,
+        Reader::default(),
+        node.clock.now(),
+    ) {
         Ok((replay, _)) => replay,
         Err(_) => Replay {
             entries: Vec::new(),

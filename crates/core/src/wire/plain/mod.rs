@@ -43,6 +43,12 @@ struct Meta<'a> {
 /// The bytes of a publication for the subscribers of `place` that speak `form`.
 pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes {
     match form {
+        WireForm::WebSocketRawDeflate if publication.is_secret => {
+            publication.encoded(place, WireForm::WebSocketRaw)
+        }
+        WireForm::WebSocketMetaDeflate if publication.is_secret => {
+            publication.encoded(place, WireForm::WebSocketMeta)
+        }
         WireForm::WebSocketRawDeflate => {
             websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketRaw))
         }

@@ -1,0 +1,372 @@
+//! People: the users of an app who are here, on how many connections, and in which channels.
+//!
+//! A user belongs to every connection whose token (or hook) names her, on all transports and tabs at
+//! once. She is *online* from her first connection until a grace period after her last one ended, so
+//! that a page reload makes no noise; while that runs she counts as online with no connection.
+//!
+//! Coming and going is reported, one report per change, in the order in which it happened
+//! ([`People::take_reports`]): online and offline of one user alternate, whatever the interleaving.
+//!
+//! Bounds: what is here is bounded by the connections and their subscriptions, since each holds its
+//! entries only as long as it lives (and the grace period). Reports wait for at most
+//! [`REPORTS_MAX`]; beyond that the oldest are dropped and counted.
+//!
+//! This module has no lock and no clock, and does not know what a place is: `P` names a connection
+//! so that its owner finds it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::channel::ChannelName;
+use crate::moment::Moment;
+use crate::session_id::SessionId;
+use crate::user::UserId;
+
+/// Reports that wait to be taken.
+pub const REPORTS_MAX: usize = 10_000;
+
+/// One connection of a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Connection<P> {
+    /// Where it is.
+    pub place: P,
+    /// Its session.
+    pub session: SessionId,
+}
+
+/// What can be said of a user who is here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Presence {
+    /// Open connections; 0 while the grace period runs.
+    pub connections: usize,
+    /// Since when she has been online.
+    pub since: Moment,
+}
+
+/// A user has come online or gone offline.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// Who.
+    pub user: UserId,
+    /// Whether she has come.
+    pub online: bool,
+    /// When: for who has gone, when the last connection ended.
+    pub at: Moment,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct People<P> {
+    users: HashMap<UserId, Person<P>>,
+    /// Members of channels: users with the number of their connections there.
+    members: HashMap<ChannelName, BTreeMap<UserId, u32>>,
+    /// Users whose last connection has ended, in the order in which their grace period does.
+    leaving: VecDeque<(Moment, UserId)>,
+    reports: VecDeque<Report>,
+    reports_dropped: usize,
+    grace: Duration,
+    connections_max: usize,
+}
+
+#[derive(Debug)]
+struct Person<P> {
+    /// Oldest first.
+    connections: Vec<Connection<P>>,
+    since: Moment,
+    /// When the last connection ended, if none is open.
+    left: Option<Moment>,
+}
+
+impl<P: Copy + Eq> People<P> {
+    /// Nobody is here. A user may have `connections_max` connections.
+    pub fn new(grace: Duration, connections_max: usize) -> Self {
+        Self {
+            users: HashMap::new(),
+            members: HashMap::new(),
+            leaving: VecDeque::new(),
+            reports: VecDeque::new(),
+            reports_dropped: 0,
+            grace,
+            connections_max,
+        }
+    }
+
+    /// A connection of `user` opens. Returns her oldest one if she now has more than she may: the
+    /// newest wins, so that a tab which was forgotten somewhere locks nobody out.
+    pub fn arrive(&mut self, user: &UserId, connection: Connection<P>, now: Moment) -> Option<Connection<P>> {
+        self.expire(now);
+        let person = self.users.entry(user.clone()).or_insert_with(|| Person {
+            connections: Vec::new(),
+            since: now,
+            left: None,
+        });
+        let is_new = person.connections.is_empty() && person.left.is_none();
+        person.left = None;
+        person.connections.push(connection);
+        let surplus = (person.connections.len() > self.connections_max).then(|| person.connections[0]);
+        if is_new {
+            self.report(user, true, now);
+        }
+        surplus
+    }
+
+    /// A connection of `user` has ended.
+    pub fn depart(&mut self, user: &UserId, place: P, now: Moment) {
+        self.expire(now);
+        let Some(person) = self.users.get_mut(user) else {
+            return;
+        };
+        let before = person.connections.len();
+        person.connections.retain(|connection| connection.place != place);
+        if before > 0 && person.connections.is_empty() {
+            person.left = Some(now);
+            self.leaving.push_back((now, user.clone()));
+        }
+    }
+
+    /// Ends grace periods that are over.
+    pub fn expire(&mut self, now: Moment) {
+        while let Some((left, _)) = self.leaving.front()
+            && now >= *left + self.grace
+        {
+            let Some((left, user)) = self.leaving.pop_front() else {
+                return;
+            };
+            // She may have come back since, and left again.
+            if self
+                .users
+                .get(&user)
+                .is_some_and(|person| person.left == Some(left))
+            {
+                self.users.remove(&user);
+                self.report(&user, false, left);
+            }
+        }
+    }
+
+    fn report(&mut self, user: &UserId, online: bool, at: Moment) {
+        if self.reports.len() >= REPORTS_MAX {
+            self.reports.pop_front();
+            self.reports_dropped += 1;
+        }
+        let user = user.clone();
+        self.reports.push_back(Report { user, online, at });
+    }
+
+    /// The reports since the last call, and how many had to be dropped.
+    pub fn take_reports(&mut self) -> (Vec<Report>, usize) {
+        let dropped = std::mem::take(&mut self.reports_dropped);
+        (self.reports.drain(..).collect(), dropped)
+    }
+
+    /// What can be said of a user; `None`: she is not here.
+    pub fn presence(&self, user: &UserId) -> Option<Presence> {
+        self.users.get(user).map(|person| Presence {
+            connections: person.connections.len(),
+            since: person.since,
+        })
+    }
+
+    /// The connections of a user, oldest first.
+    pub fn connections(&self, user: &UserId) -> &[Connection<P>] {
+        self.users.get(user).map_or(&[], |person| &person.connections)
+    }
+
+    /// How many users are online.
+    pub fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// A connection of `user` listens to `channel`.
+    pub fn enter(&mut self, channel: &ChannelName, user: &UserId) {
+        let members = self.members.entry(channel.clone()).or_default();
+        *members.entry(user.clone()).or_default() += 1;
+    }
+
+    /// It does so no more.
+    pub fn leave(&mut self, channel: &ChannelName, user: &UserId) {
+        let Some(members) = self.members.get_mut(channel) else {
+            return;
+        };
+        if let Some(count) = members.get_mut(user) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                members.remove(user);
+            }
+        }
+        if members.is_empty() {
+            self.members.remove(channel);
+        }
+    }
+
+    /// The first `count` users who listen to a channel, by id, and how many there are.
+    pub fn members(&self, channel: &ChannelName, count: usize) -> (Vec<UserId>, usize) {
+        let members = self.members.get(channel);
+        let users = members.map(|members| members.keys().take(count).cloned().collect());
+        (users.unwrap_or_default(), members.map_or(0, BTreeMap::len))
+    }
+
+    /// Channels that a user listens to.
+    pub fn channels(&self) -> usize {
+        self.members.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GRACE: u64 = 5;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
+    }
+
+    fn user(text: &str) -> UserId {
+        UserId::new(text).unwrap()
+    }
+
+    fn people(connections_max: usize) -> People<u32> {
+        People::new(Duration::from_secs(GRACE), connections_max)
+    }
+
+    fn connection(place: u32) -> Connection<u32> {
+        Connection {
+            place,
+            session: SessionId(place.into()),
+        }
+    }
+
+    /// `12+a3`: at 12 s a connection at place 3 opens for user a; `-` ends it; `.` only time passes.
+    /// What is reported, as `a+12`.
+    #[track_caller]
+    fn check(steps: &str, expected: &str) {
+        let mut people = people(99);
+        let mut reported = Vec::new();
+        for step in steps.split(' ') {
+            let sign = step.find(['+', '-', '.']).unwrap();
+            let now = at(step[..sign].parse().unwrap());
+            let (who, place) = step[sign + 1..].split_at(step.len().min(sign + 2) - sign - 1);
+            match &step[sign..=sign] {
+                "+" => drop(people.arrive(&user(who), connection(place.parse().unwrap()), now)),
+                "-" => people.depart(&user(who), place.parse().unwrap(), now),
+                _ => people.expire(now),
+            }
+            let (reports, dropped) = people.take_reports();
+            assert_eq!(dropped, 0);
+            reported.extend(reports.into_iter().map(|report| {
+                let sign = if report.online { '+' } else { '-' };
+                format!("{}{sign}{}", report.user, report.at.as_millis() / 1_000)
+            }));
+        }
+        assert_eq!(reported.join(" "), expected, "{steps}");
+    }
+
+    #[test]
+    fn the_first_tab_in_and_the_last_tab_out_are_reported_with_grace() {
+        check("0+a1", "a+0");
+        check("0+a1 1+a2 2-a1 9.", "a+0");
+        check("0+a1 1+a2 2-a1 3-a2 7.", "a+0");
+        check("0+a1 1+a2 2-a1 3-a2 8.", "a+0 a-3");
+        // A reload, and one that takes too long.
+        check("0+a1 1-a1 5+a2 20.", "a+0");
+        check("0+a1 1-a1 6+a2 20.", "a+0 a-1 a+6");
+        // Away, back and away: the grace period counts from the last end.
+        check("0+a1 1-a1 5+a2 5-a2 6. 9. 10.", "a+0 a-5");
+        check("0+a1 0+b2 1-a1 2-b2 9.", "a+0 b+0 a-1 b-2");
+        check("0-a1 9.", "");
+    }
+
+    #[test]
+    fn who_has_too_many_connections_loses_the_oldest() {
+        let mut people = people(2);
+        let a = user("a");
+        assert_eq!(people.arrive(&a, connection(1), at(0)), None);
+        assert_eq!(people.arrive(&a, connection(2), at(0)), None);
+        assert_eq!(people.arrive(&a, connection(3), at(0)), Some(connection(1)));
+        people.depart(&a, 1, at(1));
+        assert_eq!(people.connections(&a), [connection(2), connection(3)]);
+        let since = at(0);
+        assert_eq!(
+            people.presence(&a),
+            Some(Presence {
+                connections: 2,
+                since
+            })
+        );
+    }
+
+    #[test]
+    fn a_member_is_counted_once_whatever_she_has_open() {
+        let mut people = people(9);
+        let channel = ChannelName::new("room").unwrap();
+        for text in ["b", "a", "a"] {
+            people.enter(&channel, &user(text));
+        }
+        assert_eq!(people.members(&channel, 9), (vec![user("a"), user("b")], 2));
+        assert_eq!(people.members(&channel, 1), (vec![user("a")], 2));
+        people.leave(&channel, &user("a"));
+        assert_eq!(people.members(&channel, 9).1, 2);
+        for text in ["a", "a", "b"] {
+            people.leave(&channel, &user(text));
+        }
+        assert_eq!((people.members(&channel, 9).1, people.channels()), (0, 0));
+    }
+
+    #[test]
+    fn reports_that_nobody_takes_are_dropped_oldest_first() {
+        let mut people = people(9);
+        for n in 0..REPORTS_MAX + 3 {
+            people.arrive(&user(&n.to_string()), connection(1), at(0));
+        }
+        let (reports, dropped) = people.take_reports();
+        assert_eq!((reports.len(), dropped), (REPORTS_MAX, 3));
+        assert_eq!(reports[0].user, user("3"));
+    }
+
+    proptest! {
+        /// Whatever order tabs come and go in: reports of a user alternate, the last one says whether
+        /// she is here, and when all have gone nothing is left.
+        #[test]
+        fn reports_alternate(steps in prop::collection::vec((0_u64..4, 0_u32..3, 0_u32..4, any::<bool>()), 0..80)) {
+            let mut people = people(99);
+            let mut open: HashMap<(u32, u32), ()> = HashMap::new();
+            let (mut now, mut last): (u64, HashMap<UserId, bool>) = (0, HashMap::new());
+            let mut check = |people: &mut People<u32>| {
+                for report in people.take_reports().0 {
+                    let before = last.insert(report.user.clone(), report.online).unwrap_or(false);
+                    assert_ne!(before, report.online, "{:?} twice", report.user);
+                }
+                for (user, online) in &last {
+                    assert_eq!(people.presence(user).is_some(), *online);
+                }
+            };
+            for (wait, who, place, comes) in steps {
+                now += wait;
+                let id = user(&who.to_string());
+                let place = place + 10 * who;
+                if comes && open.insert((who, place), ()).is_none() {
+                    people.arrive(&id, connection(place), at(now));
+                } else if !comes && open.remove(&(who, place)).is_some() {
+                    people.depart(&id, place, at(now));
+                }
+                check(&mut people);
+            }
+            for (who, place) in open.into_keys() {
+                people.depart(&user(&who.to_string()), place, at(now));
+            }
+            people.expire(at(now + GRACE));
+            check(&mut people);
+            prop_assert!(people.is_empty() && people.leaving.is_empty());
+        }
+    }
+}
