@@ -32,6 +32,9 @@ const KEY_BYTES_MIN: usize = 16;
 /// Shorter keys can be guessed offline from one captured token.
 const KEY_BYTES_WANTED: usize = 32;
 
+/// Most certificates: at a handshake they are looked at one by one.
+const CERTIFICATES_MAX: usize = 64;
+
 /// Keys that stand in examples and so in other people's configurations.
 const SAMPLE_KEYS: [&str; 8] = [
     "secret",
@@ -48,9 +51,10 @@ const SAMPLE_KEYS: [&str; 8] = [
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Address and port for the doors. Beyond loopback a `key` is needed. Default 127.0.0.1:8080.
-    #[serde(deserialize_with = "address")]
-    pub listen: SocketAddr,
+    /// Address and port for the doors, without TLS, or `off` if `tls.listen` is set. Beyond loopback
+    /// a `key` is needed. Default 127.0.0.1:8080.
+    #[serde(with = "address_or_off")]
+    pub listen: Option<SocketAddr>,
 
     /// Where health, readiness and metrics are served: an address and port, `off`, or `auto`: on
     /// the doors' own port as long as no key is set (development), else on 127.0.0.1, one port
@@ -77,6 +81,9 @@ pub struct Config {
     /// any. Needed when a proxy passes the public host name to a loopback address. Default none.
     pub hosts: Vec<String>,
 
+    /// The doors with TLS.
+    pub tls: Tls,
+
     /// Log lines.
     pub log: Log,
 
@@ -91,6 +98,35 @@ pub struct Config {
 
     /// What connections and publications may cost.
     pub limits: Limits,
+}
+
+/// Section `[tls]`: `https://` and `wss://`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Address and port for the doors with TLS, besides `listen`. Beyond loopback a `key` is needed.
+    /// Default none: no TLS.
+    #[serde(with = "address_or_off", skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// PEM files, each with a certificate and its chain. A peer gets the first that has the name it
+    /// asks for, else the first of all. At most 64. Default none.
+    pub cert: Vec<String>,
+    /// PEM files with the keys of these certificates, in the same order. Default none.
+    pub key: Vec<String>,
+    /// The oldest version that is spoken: `1.2` or `1.3`. Default 1.2.
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 /// Section `[log]`.
@@ -174,13 +210,14 @@ impl Default for Compression {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080),
+            listen: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080)),
             admin_listen: "auto".to_owned(),
             key: None,
             engine: "memory".to_owned(),
             shards: 0,
             origins: Vec::new(),
             hosts: Vec::new(),
+            tls: Tls::default(),
             log: Log::default(),
             channels: Channels::default(),
             sessions: Sessions::default(),
@@ -231,13 +268,35 @@ pub fn parse_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_address(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!(
-            "{text:?} is not an address and port such as 127.0.0.1:8080 or [::]:8080"
-        ))
-    })
+/// An address and port, or `off`.
+mod address_or_off {
+    use super::{Deserialize, Deserializer, SocketAddr, parse_address};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(None);
+        }
+        parse_address(&text).map(Some).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "{text:?} is not an address and port such as 127.0.0.1:8080 or [::]:8080, nor \"off\""
+            ))
+        })
+    }
+
+    // Serde calls it so.
+    #[expect(clippy::ref_option)]
+    pub(super) fn serialize<S: serde::Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str("off"),
+        }
+    }
 }
 
 /// A configuration that cannot be used. The text says what to write instead.
@@ -260,7 +319,7 @@ pub struct Sources {
 const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
 
 /// Settings without a default value, which so do not show up in a printed default.
-const OPTIONAL: [&str; 2] = ["key", "sessions.heartbeat"];
+const OPTIONAL: [&str; 3] = ["key", "sessions.heartbeat", "tls.listen"];
 
 /// Makes a configuration of its layers. The second part are warnings for the log.
 pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
@@ -323,7 +382,8 @@ fn in_file(name: &str, text: &str, error: &toml::de::Error) -> String {
     let near = if message.contains("unknown field") {
         let near = keys().into_iter().min_by_key(|known| {
             let last = known.rsplit('.').next().unwrap_or(known);
-            distance(last, key)
+            // Of two that are as near, the one outside all sections.
+            (distance(last, key), known.contains('.'))
         });
         near.map_or(String::new(), |near| format!("; did you mean `{near}`?"))
     } else {
@@ -429,13 +489,24 @@ impl Config {
         !matches!(self.admin_listen.as_str(), "auto" | "off")
     }
 
-    /// Where health and metrics are served besides the doors' own port; `doors` is where those are.
+    /// Where the doors are: without TLS first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.into_iter().chain(self.tls.listen)
+    }
+
+    /// Whether only this machine can reach the doors.
+    pub fn is_on_loopback(&self) -> bool {
+        self.addresses().all(|address| address.ip().is_loopback())
+    }
+
+    /// Where health and metrics are served besides the doors' own ports; `doors` is where the first
+    /// of those is.
     pub fn admin_address(&self, doors: SocketAddr) -> Option<SocketAddr> {
         match self.admin_listen.as_str() {
             "off" => None,
             "auto" => {
                 // A port that the system chose has no meaningful neighbour.
-                let port = if self.listen.port() == 0 {
+                let port = if self.addresses().next().is_none_or(|address| address.port() == 0) {
                     0
                 } else {
                     doors.port().checked_add(1)?
@@ -449,9 +520,9 @@ impl Config {
     /// Finds contradictions; returns warnings.
     fn check(&self) -> Result<Vec<String>, ConfigError> {
         let mut warnings = Vec::new();
-        let public = !self.listen.ip().is_loopback();
+        let public = self.addresses().find(|address| !address.ip().is_loopback());
         match &self.key {
-            None if public => return Err(ConfigError(self.key_needed())),
+            None if public.is_some() => return Err(ConfigError(key_needed(public))),
             None => {}
             Some(key) => {
                 let length = key.expose().len();
@@ -462,7 +533,7 @@ impl Config {
                 } else {
                     "is shorter than 16 bytes"
                 };
-                if weak && public {
+                if weak && public.is_some() {
                     return Err(ConfigError(format!(
                         "the key {cause}; a good one for this server: {}",
                         fresh_key()
@@ -496,10 +567,12 @@ impl Config {
                 self.admin_listen
             )));
         }
-        if self
-            .admin_address(self.listen)
-            .is_some_and(|address| !address.ip().is_loopback())
-        {
+        self.check_tls()?;
+        let admin = self
+            .addresses()
+            .next()
+            .and_then(|doors| self.admin_address(doors));
+        if admin.is_some_and(|address| !address.ip().is_loopback()) {
             return Err(ConfigError(
                 "admin_listen: only a loopback address; put a proxy that asks for a password in front of it"
                     .to_owned(),
@@ -537,15 +610,43 @@ impl Config {
         Ok(warnings)
     }
 
-    fn key_needed(&self) -> String {
-        let key = fresh_key();
-        format!(
-            "{} can be reached from other machines, so a key is needed: whoever knows it may publish.\n\
-             Here is a fresh one. Add it to the configuration file:\n\n    key = \"{key}\"\n\n\
-             or to the environment:\n\n    FANFARE_KEY={key}",
-            self.listen
-        )
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let tls = &self.tls;
+        let (certs, keys) = (tls.cert.len(), tls.key.len());
+        let wrong = match tls.listen {
+            None if self.listen.is_none() => "listen is off, so tls.listen must be set: nobody could connect",
+            None if certs + keys > 0 => "tls.cert and tls.key need tls.listen, an address and port for TLS",
+            Some(_) if certs == 0 => {
+                "tls.listen needs tls.cert and tls.key; `fanfare dev-cert` makes them for trying it"
+            }
+            _ if certs != keys => {
+                return Err(ConfigError(format!(
+                    "tls.cert names {certs} files and tls.key {keys}; each certificate needs its key, in the \
+                     same order"
+                )));
+            }
+            _ if certs > CERTIFICATES_MAX => {
+                return Err(ConfigError(format!(
+                    "tls.cert: at most {CERTIFICATES_MAX} files, not {certs}"
+                )));
+            }
+            Some(address) if address.port() != 0 && self.listen == Some(address) => {
+                "listen and tls.listen are the same address and port"
+            }
+            _ => return Ok(()),
+        };
+        Err(ConfigError(wrong.to_owned()))
     }
+}
+
+fn key_needed(public: Option<SocketAddr>) -> String {
+    let key = fresh_key();
+    let address = public.map_or(String::new(), |address| address.to_string());
+    format!(
+        "{address} can be reached from other machines, so a key is needed: whoever knows it may publish.\n\
+         Here is a fresh one. Add it to the configuration file:\n\n    key = \"{key}\"\n\n\
+         or to the environment:\n\n    FANFARE_KEY={key}"
+    )
 }
 
 /// 32 random bytes as 64 hexadecimal digits.
