@@ -56,16 +56,16 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
         "pushed_outside_the_lock",
         &[
             (
-                "let mut receipts = SmallVec::new();",
-                "let mut late = Vec::new();\n        let mut receipts = SmallVec::new();",
+                "let mut receipts = Receipts::new();",
+                "let mut late = Vec::new();\n        let mut receipts = Receipts::new();",
             ),
             (
-                "set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));",
-                "late.push((shards, publication));",
+                "set_bits(reach.shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));",
+                "late.push((reach.shards, publication));",
             ),
             (
                 "        Ok(receipts)\n",
-                "        drop(order);\n        for (shards, publication) in late {\n            \
+                "        drop(ordered);\n        for (shards, publication) in late {\n            \
                  set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));\n        }\n        \
                  Ok(receipts)\n",
             ),
@@ -74,24 +74,20 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
     // Who listens is asked in one step, the offset is given in another.
     (
         "audience_of_an_earlier_moment",
-        &[
-            (
-                "let mut receipts = SmallVec::new();",
-                "drop(order);\n        let mut order = self.app(app).ok_or_else(unknown_app)?.lock();\n        \
-                 let mut receipts = SmallVec::new();",
-            ),
-            (
-                "let mut order = self.app(app).ok_or_else(unknown_app)?.lock();\n        // Refuse",
-                "let order = self.app(app).ok_or_else(unknown_app)?.lock();\n        // Refuse",
-            ),
-        ],
-    ),
-    // A channel that everyone has left forgets what was said there.
-    (
-        "floor_forgotten",
         &[(
-            "            order.floor = order.floor.max(last);\n",
-            "            let _ = last;\n",
+            "let mut receipts = Receipts::new();",
+            "drop(ordered);\n        let mut ordered = app.ordered.lock();\n        \
+             let Ordered { streams, answers } = &mut *ordered;\n        let mut receipts = Receipts::new();",
+        )],
+    ),
+    // What was missed is read in one step, listening begins in another.
+    (
+        "read_before_listening",
+        &[(
+            "        ordered.streams.subscribe(shard, channels, resume, session, now)\n",
+            "        let replay = ordered.streams.read(channels, resume, session, now);\n        drop(ordered);\n        \
+             let mut ordered = self.app(app)?.ordered.lock();\n        \
+             ordered.streams.subscribe(shard, channels, Resume::Now, session, now)?;\n        Ok(replay)\n",
         )],
     ),
 ];

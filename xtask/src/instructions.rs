@@ -3,6 +3,9 @@
 //! Time on a shared machine says little; the number of instructions that fixed work takes says
 //! much, and is nearly the same each time. Callgrind counts them, case by case, and they are
 //! compared with `crates/core/instructions.toml`. `--record` writes that file anew.
+//!
+//! Cases whose names begin with `same_` and the same next word compare something with a secret.
+//! They must take the same number, or the time would tell how close a guess came.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -17,6 +20,9 @@ const TOLERANCE: f64 = 0.05;
 
 /// The same for another compiler or C library: its own work is counted too.
 const TOLERANCE_OTHER_TOOLS: f64 = 0.25;
+
+/// Cases that must not differ may differ by one in so many.
+const SAME_WITHIN: u64 = 1_000;
 
 /// Counts all cases; returns how many are fine, and a line for each that is not.
 pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
@@ -76,7 +82,23 @@ pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
             Some(fault) => found.push(format!("{name}: {fault}")),
         }
     }
+    found.extend(differences(&counts));
     Ok((fine, found))
+}
+
+/// A line for each group of cases that must take the same number of instructions and do not.
+fn differences(counts: &BTreeMap<String, u64>) -> Vec<String> {
+    let mut groups: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (name, &count) in counts {
+        let Some((group, _)) = name.strip_prefix("same_").and_then(|name| name.split_once('_')) else {
+            continue;
+        };
+        let (least, most) = groups.entry(group).or_insert((count, count));
+        (*least, *most) = ((*least).min(count), (*most).max(count));
+    }
+    let differs = |(_, (least, most)): &(&str, (u64, u64))| (most - least) * SAME_WITHIN > *least;
+    let line = |(group, (least, most))| format!("same_{group}: between {least} and {most} instructions");
+    groups.into_iter().filter(differs).map(line).collect()
 }
 
 /// What is wrong with a count, if anything.
@@ -151,6 +173,25 @@ mod tests {
     #[track_caller]
     fn check(count: u64, stored: Option<i64>, fine: bool) {
         assert_eq!(judge(count, stored, 0.03).is_none(), fine, "{count} {stored:?}");
+    }
+
+    #[test]
+    fn what_must_be_the_same_is_compared_in_its_group() {
+        let counts = |last: u64| {
+            let cases = [
+                ("same_a_x", 10_000),
+                ("same_a_y", last),
+                ("same_b_x", 5),
+                ("other_a", 7),
+            ];
+            cases.map(|(name, count)| (name.to_owned(), count)).into()
+        };
+        assert_eq!(differences(&counts(10_010)).len(), 0);
+        assert_eq!(
+            differences(&counts(10_011)),
+            ["same_a: between 10000 and 10011 instructions"]
+        );
+        assert_eq!(differences(&counts(9_000)).len(), 1);
     }
 
     #[test]

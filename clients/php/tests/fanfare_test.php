@@ -470,6 +470,14 @@ $token = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
     . 'eyJzdWIiOiI0MiIsImxpc3RlbiI6WyJvcmRlcnMiLCJyb29tLyoiXSwic3BlYWsiOlsicm9vbS83Il0sImV4cCI6MTc2NDU0NzIwMH0.'
     . 'skX4fTRunmbN1QHG-AoUspPrMtfkD8I2SsFRTPyJ1TI';
 check('token', fanfare_token($claims, KEY), $token);
+// The server's tests show this one to a server.
+check(
+    'token until 2100',
+    fanfare_token(array_replace($claims, ['exp' => 4102444800]), KEY),
+    'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
+        . 'eyJzdWIiOiI0MiIsImxpc3RlbiI6WyJvcmRlcnMiLCJyb29tLyoiXSwic3BlYWsiOlsicm9vbS83Il0sImV4cCI6NDEwMjQ0NDgwMH0.'
+        . 'EvxXa1zTxYMpfcZ-htbXlyldCptZsLaiUPSrmzD4YLk'
+);
 putenv('FANFARE_KEY=' . KEY);
 check('token with the key of the environment', fanfare_token($claims), $token);
 putenv('FANFARE_KEY');

@@ -1,4 +1,4 @@
-//! Fixed work on the fan-out path, for counting instructions.
+//! Fixed work on the fan-out path, and comparing with secrets, for counting instructions.
 //!
 //! Run under callgrind by `cargo xtask instructions`, which collects only inside [`measured`] and
 //! compares with `crates/core/instructions.toml`. Without callgrind it just does the work. The
@@ -8,10 +8,15 @@ use std::hint::black_box;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use fanfare_core::app::AppId;
+use fanfare_core::auth::Secret;
+use fanfare_core::auth::token::{TokenError, TokenRules, Verifier, VerifyingKey, sign};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::hub::{Hub, Slot, Topic};
+use fanfare_core::moment::Moment;
 use fanfare_core::outbox::{Flushed, Outbox, WriteVectored};
 use fanfare_core::position::{Epoch, Link, Offset};
 use fanfare_core::publication::{DataKind, Draft, Publication, WireForm};
@@ -40,7 +45,19 @@ const CASES: &[Case] = &[
     ("flush_16_to_1000", || flush(16)),
     ("decode_100_frames", decode),
     ("parse_100_heads", parse),
+    // What is compared with a secret must not tell by its time how close it came.
+    ("same_key_100_right", || key(KEY.to_vec())),
+    ("same_key_100_first_wrong", || key(changed(0))),
+    ("same_key_100_middle_wrong", || key(changed(KEY.len() / 2))),
+    ("same_key_100_last_wrong", || key(changed(KEY.len() - 1))),
+    ("same_key_100_one_shorter", || key(KEY[1..].to_vec())),
+    ("same_key_100_much_longer", || key(KEY.repeat(9))),
+    ("same_token_100_first_wrong", || token(0)),
+    ("same_token_100_middle_wrong", || token(16)),
+    ("same_token_100_last_wrong", || token(31)),
 ];
+
+const KEY: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 
 fn main() {
     let Some(name) = std::env::args().nth(1) else {
@@ -66,10 +83,15 @@ fn channel() -> ChannelName {
 }
 
 fn publications(count: u64) -> Vec<Arc<Publication>> {
+    spoken(count, |_| None)
+}
+
+fn spoken(count: u64, speaker: fn(u64) -> Option<SessionId>) -> Vec<Arc<Publication>> {
     let publication = |offset| {
         let data = Bytes::from(vec![b'x'; 128]);
-        let draft = Draft::new(AppId::DEFAULT, channel(), DataKind::Text, data);
-        Arc::new(Publication::new(draft, |_| Link {
+        let mut draft = Draft::new(AppId::DEFAULT, channel(), DataKind::Text, data);
+        draft.excluded = speaker(offset);
+        Arc::new(Publication::new(draft, Moment::default(), |_| Link {
             epoch: Epoch(1),
             previous: None,
             offset: Offset::new(offset).unwrap_or(Offset::FIRST),
@@ -107,7 +129,7 @@ fn house() -> (Hub, Vec<Outbox>) {
 fn deliver_to(hub: &mut Hub, outboxes: &mut [Outbox], run: &[Arc<Publication>]) {
     hub.deliver(run, |slot, frame| {
         if let Some(outbox) = outboxes.get_mut(slot as usize) {
-            let _ = black_box(outbox.push(frame.clone(), OUTBOX_BYTES_MAX));
+            let _ = black_box(outbox.push(frame.frame.clone(), OUTBOX_BYTES_MAX));
         }
     });
 }
@@ -120,15 +142,7 @@ fn deliver(count: u64) -> Box<dyn FnMut()> {
 
 fn deliver_excluded() -> Box<dyn FnMut()> {
     let (mut hub, mut outboxes) = house();
-    let run: Vec<_> = publications(16)
-        .into_iter()
-        .enumerate()
-        .filter_map(|(speaker, publication)| {
-            let mut publication = Arc::into_inner(publication)?;
-            publication.excluded = Some(SessionId(speaker as u128));
-            Some(Arc::new(publication))
-        })
-        .collect();
+    let run = spoken(16, |offset| Some(SessionId(offset.into())));
     Box::new(move || deliver_to(&mut hub, &mut outboxes, &run))
 }
 
@@ -174,6 +188,45 @@ fn decode() -> Box<dyn FnMut()> {
             count += 1;
         }
         assert_eq!(count, 100);
+    })
+}
+
+fn changed(at: usize) -> Vec<u8> {
+    let mut shown = KEY.to_vec();
+    if let Some(byte) = shown.get_mut(at) {
+        *byte ^= 1;
+    }
+    shown
+}
+
+fn secret() -> Secret {
+    Secret::new(String::from_utf8_lossy(KEY))
+}
+
+fn key(shown: Vec<u8>) -> Box<dyn FnMut()> {
+    let secret = secret();
+    Box::new(move || {
+        for _ in 0..100 {
+            black_box(secret.matches(black_box(&shown)));
+        }
+    })
+}
+
+/// A token whose signature is wrong in the byte at `at`.
+fn token(at: usize) -> Box<dyn FnMut()> {
+    let keys = VerifyingKey::from_secret(&secret()).into_iter().collect();
+    let verifier = Verifier::new(keys, TokenRules::default());
+    let signed = sign(r#"{"sub":"42","exp":2000000000}"#, &secret()).unwrap_or_default();
+    let (content, signature) = signed.rsplit_once('.').unwrap_or_default();
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
+    signature[at] ^= 1;
+    let token = format!("{content}.{}", URL_SAFE_NO_PAD.encode(signature));
+    // The library prepares itself once.
+    assert_eq!(verifier.verify(&token, 0), Err(TokenError::Signature));
+    Box::new(move || {
+        for _ in 0..100 {
+            let _ = black_box(verifier.verify(black_box(&token), 0));
+        }
     })
 }
 

@@ -128,6 +128,14 @@ impl ChannelPattern {
         })
     }
 
+    /// The set of this one name, whatever it ends with.
+    pub fn exactly(name: &ChannelName) -> Self {
+        Self {
+            stem: name.as_str().into(),
+            open: false,
+        }
+    }
+
     /// Whether `name` belongs to the set.
     pub fn matches(&self, name: &str) -> bool {
         if self.open {
@@ -189,5 +197,7 @@ mod tests {
         check_pattern("a*b", "axb", false);
         check_pattern("a*b", "a*b", true);
         check_pattern("*", "anything/at all", true);
+        let star = ChannelPattern::exactly(&ChannelName::new("talk/*").unwrap());
+        assert!(star.matches("talk/*") && !star.matches("talk/a"));
     }
 }

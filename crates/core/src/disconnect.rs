@@ -170,6 +170,16 @@ pub enum Disconnect {
     /// The session reached its greatest age; the peer comes back at once.
     #[error("greatest age of a stream reached")]
     Aged,
+    /// The token that let the peer in has run out; with a fresh one it may come back.
+    #[error("the token has run out; connect again with a fresh one")]
+    Expired,
+    /// Something that the session should have heard is gone, and its wire form has no way to say so
+    /// but the end.
+    #[error("what came after `since` is no longer kept: reload, and connect without it")]
+    Gap,
+    /// A long poll was answered.
+    #[error("answered")]
+    Answered,
     /// This node is going away; come back in a moment.
     #[error("the server is shutting down")]
     Draining,
@@ -189,6 +199,10 @@ impl Disconnect {
             Self::Protocol { code, .. } => Some(*code),
             Self::SlowConsumer { .. } | Self::Stalled(_) => Some(4408),
             Self::Idle(_) | Self::Aged => Some(1001),
+            Self::Expired => Some(4401),
+            // As HTTP's 416, "range not satisfiable".
+            Self::Gap => Some(4416),
+            Self::Answered => Some(1000),
             Self::Draining => Some(1012),
             Self::Internal => Some(1011),
         }
@@ -215,6 +229,9 @@ impl Disconnect {
             Self::Stalled(_) => "stalled",
             Self::Idle(_) => "idle",
             Self::Aged => "aged",
+            Self::Expired => "expired",
+            Self::Gap => "gap",
+            Self::Answered => "answered",
             Self::Draining => "draining",
             Self::Internal => "internal",
         }
@@ -222,7 +239,16 @@ impl Disconnect {
 
     /// Whether the operator should see this as a fault rather than as ordinary coming and going.
     pub fn is_fault(&self) -> bool {
-        !matches!(self, Self::ByPeer(_) | Self::Lost | Self::Aged | Self::Draining)
+        !matches!(
+            self,
+            Self::ByPeer(_)
+                | Self::Lost
+                | Self::Aged
+                | Self::Expired
+                | Self::Gap
+                | Self::Answered
+                | Self::Draining
+        )
     }
 }
 
@@ -274,6 +300,9 @@ mod tests {
             Disconnect::Stalled(Duration::from_secs(10)),
             Disconnect::Idle(Duration::from_secs(50)),
             Disconnect::Aged,
+            Disconnect::Expired,
+            Disconnect::Gap,
+            Disconnect::Answered,
             Disconnect::Draining,
             Disconnect::Internal,
         ];

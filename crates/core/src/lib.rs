@@ -9,14 +9,18 @@
 //! |-------------------------------------------|----------------------------|
 //! | what is broadcast, and its frames         | [`publication`]            |
 //! | order: offsets, epochs, ids               | [`position`]               |
+//! | what is kept, gaps, the order of an app   | [`stream`]                 |
 //! | who listens to what                       | [`hub`]                    |
 //! | what waits for a shard                    | [`mailbox`]                |
 //! | what waits for a slow reader              | [`outbox`]                 |
 //! | what threads share, and its models        | [`sync`], [`frames`]       |
 //! | one connection's protocol                 | [`session`]                |
+//! | the name of a session                     | [`session_id`]             |
 //! | bytes on the wire                         | [`wire`]                   |
-//! | who may do what, origins, keys            | [`auth`]                   |
+//! | who may do what, tokens, origins, keys    | [`auth`]                   |
+//! | who a person is                           | [`user`]                   |
 //! | every refusal and close code              | [`disconnect`]             |
+//! | repeats of a publication                  | [`idempotency`]            |
 //! | every limit and its default               | [`limits`]                 |
 //!
 //! Imports go one way: `session` and `hub` use `wire`, `publication` and `position`; `wire`
@@ -30,6 +34,7 @@ pub mod channel;
 pub mod disconnect;
 pub mod frames;
 pub mod hub;
+pub mod idempotency;
 pub mod limits;
 pub mod mailbox;
 pub mod moment;
@@ -37,5 +42,8 @@ pub mod outbox;
 pub mod position;
 pub mod publication;
 pub mod session;
+pub mod session_id;
+pub mod stream;
 pub mod sync;
+pub mod user;
 pub mod wire;

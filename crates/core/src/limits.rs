@@ -73,6 +73,18 @@ pub struct Limits {
     /// Default 1,000,000.
     pub channels_max: usize,
 
+    /// `Idempotency-Key`s that are remembered with their answers; then the oldest is forgotten, and a
+    /// repeat of it is published again. Default 100,000.
+    pub idempotency_keys_max: usize,
+
+    /// Time for which they are. Default 120s.
+    #[serde(with = "seconds")]
+    pub idempotency_age: Duration,
+
+    /// Keys of publications whose newest version is remembered, over all channels; then a channel
+    /// forgets the one that was written longest ago. Default 100,000.
+    pub versions_max: usize,
+
     /// Size of a request head, in bytes. Answered 431. Default 16,384.
     pub head_bytes_max: usize,
 
@@ -106,6 +118,9 @@ impl Default for Limits {
             mailbox_publications_max: 8_192,
             mailbox_bytes_max: 64 << 20,
             channels_max: 1_000_000,
+            idempotency_keys_max: 100_000,
+            idempotency_age: Duration::from_mins(2),
+            versions_max: 100_000,
             head_bytes_max: 16 << 10,
             head_fields_max: 100,
             target_bytes_max: 8 << 10,
@@ -249,6 +264,27 @@ pub mod seconds {
                     &"a time such as \"25s\", \"500ms\" or \"2m\"",
                 )
             }),
+        }
+    }
+
+    /// The same for a time that may be missing.
+    pub mod optional {
+        use super::{Deserializer, Duration, Serializer};
+
+        /// For serde's `with`.
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+            super::deserialize(deserializer).map(Some)
+        }
+
+        /// For serde's `with`.
+        pub fn serialize<S: Serializer>(
+            duration: &Option<Duration>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            match duration {
+                Some(duration) => super::serialize(duration, serializer),
+                None => serializer.serialize_none(),
+            }
         }
     }
 

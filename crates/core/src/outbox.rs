@@ -7,9 +7,13 @@
 //! The first frame stands beside the queue and not in it, so that the usual case, one waiting
 //! frame, allocates nothing; the queue's memory is given back when it runs empty.
 //!
-//! This module does not decide what happens at the limit; [`Outbox::push`] only refuses.
+//! Frames of some channels may be dropped again before they leave ([`Tag`]): where only the newest of
+//! each key matters, or where the oldest may go. Which channels those are is decided elsewhere; and
+//! at the limit [`Outbox::push`] only refuses.
+//!
+//! The first frame is never dropped: it may be half out.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind, IoSlice};
 
 use bytes::Bytes;
@@ -20,6 +24,48 @@ pub const SLICES_MAX: usize = 64;
 
 /// A queue that grew beyond this many frames gives its memory back when it runs empty.
 const KEPT_CAPACITY: usize = 8;
+
+/// Bytes that wait before frames of the same key begin to replace each other. A peer that reads has
+/// less than this waiting nearly always.
+pub const CONFLATION_BYTES: usize = 16 << 10;
+
+/// What may happen to a frame while it waits.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Tag(u64);
+
+impl Tag {
+    /// It must be delivered.
+    pub const MUST: Self = Self(0);
+    const NEWEST: u64 = 1 << 63;
+    const OLDEST: u64 = 1 << 62;
+
+    /// It goes when a later one with the same `what` (a channel and key, hashed) waits too.
+    pub fn newest(what: u64) -> Self {
+        Self(what & !Self::OLDEST | Self::NEWEST)
+    }
+
+    /// It may go, oldest first, when there is no room for a later one of the same `channel`.
+    pub fn oldest(channel: u32) -> Self {
+        Self(u64::from(channel) | Self::OLDEST)
+    }
+
+    fn is_newest(self) -> bool {
+        self.0 & Self::NEWEST != 0
+    }
+
+    fn is_oldest(self) -> bool {
+        self.0 & (Self::NEWEST | Self::OLDEST) == Self::OLDEST
+    }
+}
+
+/// Frames that were dropped to make room.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Dropped {
+    /// Replaced by a later one of the same key.
+    pub conflated: usize,
+    /// Oldest of their channel.
+    pub oldest: usize,
+}
 
 /// Something that takes several byte strings at once: a socket, or a test's list of numbers.
 pub trait WriteVectored {
@@ -47,12 +93,22 @@ pub struct OutboxFull {
 ///
 /// Invariant: `pending_bytes` is the sum of the frames' lengths minus `front_written`.
 /// Invariant: `front` is empty only when nothing waits, and `front_written < front.len()` else.
+/// Invariant: where there are tags, there is one for each frame of `rest`, in the same order.
 #[derive(Debug, Default)]
 pub struct Outbox {
     front: Bytes,
     rest: VecDeque<Bytes>,
     front_written: usize,
     pending_bytes: usize,
+    /// Only where a frame that may be dropped waits, which few sessions ever have.
+    tags: Option<Box<Tags>>,
+}
+
+#[derive(Debug)]
+struct Tags {
+    of_rest: VecDeque<Tag>,
+    /// Frames of the same key replace each other when more than this waits.
+    conflate_at: usize,
 }
 
 impl Outbox {
@@ -72,8 +128,98 @@ impl Outbox {
             self.front = frame;
         } else {
             self.rest.push_back(frame);
+            if let Some(tags) = &mut self.tags {
+                tags.of_rest.push_back(Tag::MUST);
+            }
         }
         Ok(())
+    }
+
+    /// Adds a frame that may be dropped while it waits, or in whose favour others may be. `marker`
+    /// makes what stands where oldest frames were dropped; without one they are not.
+    pub fn push_tagged(
+        &mut self,
+        frame: Bytes,
+        tag: Tag,
+        limit_bytes: usize,
+        marker: impl FnOnce() -> Option<Bytes>,
+    ) -> Result<Dropped, OutboxFull> {
+        let mut dropped = Dropped::default();
+        if tag.is_oldest() && self.pending_bytes.saturating_add(frame.len()) > limit_bytes {
+            // A quarter at once, so that the next ones have room.
+            let wanted = (limit_bytes / 4).max(frame.len());
+            dropped.oldest = marker().map_or(0, |marker| self.drop_oldest(tag, wanted, marker));
+        }
+        self.push(frame, limit_bytes)?;
+        if self.rest.is_empty() {
+            return Ok(dropped);
+        }
+        let len = self.rest.len();
+        let tags = self.tags.get_or_insert_with(|| {
+            Box::new(Tags {
+                of_rest: std::iter::repeat_n(Tag::MUST, len).collect(),
+                conflate_at: CONFLATION_BYTES,
+            })
+        });
+        if let Some(last) = tags.of_rest.back_mut() {
+            *last = tag;
+        }
+        if tag.is_newest() && self.pending_bytes > tags.conflate_at {
+            dropped.conflated = self.conflate();
+        }
+        Ok(dropped)
+    }
+
+    /// Keeps the newest frame of each key. Looks at all that waits, and is done again only when that
+    /// has doubled, so a frame is looked at a bounded number of times.
+    fn conflate(&mut self) -> usize {
+        let Some(tags) = &mut self.tags else { return 0 };
+        let mut seen = HashSet::new();
+        let mut keep: VecDeque<bool> = VecDeque::with_capacity(tags.of_rest.len());
+        for tag in tags.of_rest.iter().rev() {
+            keep.push_front(!tag.is_newest() || seen.insert(*tag));
+        }
+        let before = self.rest.len();
+        let mut freed = 0;
+        let mut kept = keep.iter();
+        self.rest.retain(|frame| {
+            let stays = kept.next().copied().unwrap_or(true);
+            freed += if stays { 0 } else { frame.len() };
+            stays
+        });
+        let mut kept = keep.iter();
+        tags.of_rest.retain(|_| kept.next().copied().unwrap_or(true));
+        self.pending_bytes = self.pending_bytes.saturating_sub(freed);
+        tags.conflate_at = self.pending_bytes.saturating_mul(2).max(CONFLATION_BYTES);
+        before - self.rest.len()
+    }
+
+    /// Drops frames with this tag, oldest first, until so many bytes are free, and puts `marker` where
+    /// the first of them stood.
+    fn drop_oldest(&mut self, tag: Tag, bytes: usize, marker: Bytes) -> usize {
+        let Some(tags) = &mut self.tags else { return 0 };
+        let wanted = bytes.saturating_add(marker.len());
+        let (mut freed, mut count, mut first) = (0, 0, None);
+        let mut place = 0;
+        while freed < wanted && place < self.rest.len() {
+            if tags.of_rest.get(place) != Some(&tag) {
+                place += 1;
+                continue;
+            }
+            tags.of_rest.remove(place);
+            freed += self.rest.remove(place).map_or(0, |frame| frame.len());
+            count += 1;
+            first.get_or_insert(place);
+        }
+        if let Some(first) = first {
+            self.pending_bytes = self
+                .pending_bytes
+                .saturating_sub(freed)
+                .saturating_add(marker.len());
+            self.rest.insert(first, marker);
+            tags.of_rest.insert(first, tag);
+        }
+        count
     }
 
     /// Bytes that wait.
@@ -102,6 +248,7 @@ impl Outbox {
     /// without breaking the one that is half out.
     pub fn keep_only_started(&mut self) {
         self.rest = VecDeque::new();
+        self.tags = None;
         if self.front_written == 0 {
             self.front = Bytes::new();
         }
@@ -142,6 +289,7 @@ impl Outbox {
             self.front_written = 0;
             self.front = Bytes::new();
             self.rest.clear();
+            self.tags = None;
             return self.give_back();
         }
         self.pending_bytes = self.pending_bytes.saturating_sub(written);
@@ -159,7 +307,11 @@ impl Outbox {
 
     fn advance(&mut self) {
         self.front = self.rest.pop_front().unwrap_or_default();
+        if let Some(tags) = &mut self.tags {
+            tags.of_rest.pop_front();
+        }
         if self.front.is_empty() {
+            self.tags = None;
             self.give_back();
         }
     }
@@ -288,6 +440,85 @@ mod tests {
         assert_eq!(
             (outbox.pop(), outbox.pending_bytes(), outbox.is_empty()),
             (None, 0, true)
+        );
+    }
+
+    /// What waits after frames of 4 KiB were pushed: `a1` is channel and key a, number 1, whose newest
+    /// counts; `O1` is of a channel whose oldest may go; `!1` must be delivered. The limit is 32 KiB;
+    /// `gap` stands where oldest were dropped.
+    #[track_caller]
+    fn check_tagged(pushed: &[&str], expected: &str) {
+        let limit = 32 << 10;
+        let frame = |text: &str| {
+            let mut bytes = text.as_bytes().to_vec();
+            bytes.resize(4 << 10, b'.');
+            Bytes::from(bytes)
+        };
+        let mut outbox = Outbox::default();
+        let mut dropped = 0;
+        for text in pushed {
+            let tag = match text.as_bytes()[0] {
+                b'!' => Tag::MUST,
+                b'O' => Tag::oldest(7),
+                key => Tag::newest(u64::from(key)),
+            };
+            let marker = || Some(Bytes::from_static(b"gap."));
+            let Ok(more) = outbox.push_tagged(frame(text), tag, limit, marker) else {
+                assert_eq!(expected, "full");
+                return;
+            };
+            dropped += more.conflated + more.oldest;
+        }
+        let (total, mut left) = (outbox.pending_bytes(), 0);
+        let mut waiting = Vec::new();
+        while let Some(frame) = outbox.pop() {
+            left += frame.len();
+            waiting.push(String::from_utf8_lossy(&frame).trim_end_matches('.').to_owned());
+        }
+        assert_eq!(waiting.join(" "), expected, "{pushed:?}");
+        assert_eq!(total, left, "{pushed:?}");
+        let markers = usize::from(expected.contains("gap"));
+        // A marker that is dropped again, for a newer one, counts too.
+        assert!(dropped + waiting.len() >= pushed.len() + markers, "{pushed:?}");
+        assert!(outbox.tags.is_none());
+    }
+
+    #[test]
+    fn only_the_newest_of_each_key_waits_for_a_slow_peer() {
+        // Up to 16 KiB all wait.
+        check_tagged(&["a1", "a2", "b1", "a3"], "a1 a2 b1 a3");
+        check_tagged(&["a1", "a2", "b1", "a3", "a4"], "a1 b1 a4");
+        check_tagged(&["a1", "!1", "a2", "!2", "a3"], "a1 !1 !2 a3");
+        // Not again before it has doubled.
+        check_tagged(&["a1", "a2", "b1", "a3", "a4", "a5"], "a1 b1 a4 a5");
+        let many: Vec<String> = (0..500)
+            .map(|n| format!("{}{n}", if n % 2 == 0 { "a" } else { "b" }))
+            .collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        check_tagged(&many, "a0 b495 a496 b497 a498 b499");
+        // Keys that are all different do not fit.
+        check_tagged(&["a1", "b1", "c1", "d1", "e1", "f1", "g1", "h1", "i1"], "full");
+    }
+
+    #[test]
+    fn the_oldest_of_a_channel_go_and_it_is_said_where() {
+        check_tagged(
+            &["O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8"],
+            "O1 O2 O3 O4 O5 O6 O7 O8",
+        );
+        // The first may be half out; a quarter of the limit goes at once.
+        check_tagged(
+            &["O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8", "O9"],
+            "O1 gap O5 O6 O7 O8 O9",
+        );
+        check_tagged(
+            &["O1", "!1", "O2", "!2", "O3", "!3", "O4", "O5", "O6"],
+            "O1 !1 gap !2 !3 O5 O6",
+        );
+        check_tagged(&["!1", "!2", "!3", "!4", "!5", "!6", "!7", "!8", "O1"], "full");
+        check_tagged(
+            &["O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8", "O9", "Oa", "Ob"],
+            "O1 gap O7 O8 O9 Oa Ob",
         );
     }
 

@@ -66,6 +66,22 @@ pub struct Position {
     pub offset: Option<Offset>,
 }
 
+/// A place to continue from, as a subscriber says it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Since {
+    /// An id as this server writes them.
+    Position(Position),
+    /// Anything else, for instance the id of another server: whatever was missed is not known.
+    Unknown,
+}
+
+impl Since {
+    /// Reads an id, from `since=` or `Last-Event-ID`.
+    pub fn parse(text: &str) -> Self {
+        text.parse().map_or(Self::Unknown, Self::Position)
+    }
+}
+
 /// What a publication is to a subscriber at some position.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Arrival {

@@ -1,14 +1,18 @@
 //! What is broadcast: one publication, and the bytes it becomes on each wire.
 //!
-//! A [`Draft`] is what a publisher asks for; an engine gives it its place and it becomes a
-//! [`Publication`], which never changes again and is shared by all shards.
+//! A [`Draft`] is what a publisher asks for; an engine gives it its place and it becomes an
+//! [`Entry`], which never changes again and is what a stream keeps. On its way to the subscribers
+//! it is a [`Publication`]: the entry, and the frames made of it, shared by all shards.
 //!
 //! Invariant: a publication is encoded at most once per wire form and channel, whoever asks
 //! first; every other subscriber, on any shard, shares those bytes ([`Publication::encoded`]).
+//! A kept entry has no frames, so what a stream costs is what its limits say.
 //!
 //! This module does not know who listens, nor who may speak.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -17,12 +21,17 @@ use thiserror::Error;
 use crate::app::AppId;
 use crate::channel::{ChannelName, is_unprintable};
 use crate::frames::Frames;
+use crate::moment::Moment;
 use crate::position::{Link, Offset, Position};
-use crate::session::SessionId;
+use crate::session_id::SessionId;
+use crate::user::UserId;
 use crate::wire::plain;
 
 /// Longest event name, in bytes.
 pub const EVENT_NAME_BYTES_MAX: usize = 200;
+
+/// Longest key of a publication, in bytes.
+pub const KEY_BYTES_MAX: usize = 200;
 
 /// Most channels that one publication may have.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 100;
@@ -70,6 +79,34 @@ impl EventName {
     }
 }
 
+/// What a publication is about, within its channel: `EURUSD` on a channel of prices. 1 to
+/// [`KEY_BYTES_MAX`] bytes, printable.
+///
+/// Publications with the same key replace each other where only the newest matters: versions are
+/// compared by key, and a slow consumer of such a channel gets the newest of each.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct PublicationKey(Arc<str>);
+
+/// The text cannot be a key.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[error("a key has 1 to {KEY_BYTES_MAX} bytes and no control or invisible characters")]
+pub struct PublicationKeyError;
+
+impl PublicationKey {
+    /// Checks `text` and makes it a key.
+    pub fn new(text: &str) -> Result<Self, PublicationKeyError> {
+        if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(is_unprintable) {
+            return Err(PublicationKeyError);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// What a publisher asks for: everything but the place in the order.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Draft {
@@ -84,22 +121,42 @@ pub struct Draft {
     /// The message, byte for byte.
     pub data: Bytes,
     /// The user who speaks, if known.
-    pub speaker: Option<Arc<str>>,
+    pub speaker: Option<UserId>,
     /// The session that must not hear this: normally the speaker's own.
     pub excluded: Option<SessionId>,
+    /// What it is about, within its channel.
+    pub key: Option<PublicationKey>,
+    /// The version of what it is about. A publication whose version is not above the last one of its
+    /// channel and key comes too late and is dropped. Only for one channel.
+    pub version: Option<u64>,
+    /// Time after which nobody who comes back is given it, though the channel may keep it longer.
+    pub ttl: Option<Duration>,
 }
 
 impl Draft {
     /// Text or binary to one channel, from nobody in particular.
     pub fn new(app: AppId, channel: ChannelName, kind: DataKind, data: Bytes) -> Self {
+        Self::to(
+            app,
+            Audience::Channels(SmallVec::from_iter([channel])),
+            kind,
+            data,
+        )
+    }
+
+    /// The same to any audience.
+    pub fn to(app: AppId, audience: Audience, kind: DataKind, data: Bytes) -> Self {
         Self {
             app,
-            audience: Audience::Channels(SmallVec::from_iter([channel])),
+            audience,
             event: None,
             kind,
             data,
             speaker: None,
             excluded: None,
+            key: None,
+            version: None,
+            ttl: None,
         }
     }
 }
@@ -119,28 +176,39 @@ pub enum WireForm {
     WebSocketRawDeflate,
     /// Like [`Self::WebSocketMeta`], compressed where that is worth it (permessage-deflate).
     WebSocketMetaDeflate,
+    /// Not the publication, only that there is one: for a long poll, which then reads the stream.
+    Notice,
 }
 
 impl WireForm {
     /// Every form; a form's place here is its index.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::WebSocketRaw,
         Self::WebSocketMeta,
         Self::EventStreamRaw,
         Self::EventStreamMeta,
         Self::WebSocketRawDeflate,
         Self::WebSocketMetaDeflate,
+        Self::Notice,
     ];
     /// How many forms there are.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// The form of a session that has agreed on permessage-deflate; event streams know none.
+    /// Whether publications arrive as JSON with their id and channel.
+    pub fn is_meta(self) -> bool {
+        match self {
+            Self::WebSocketMeta | Self::WebSocketMetaDeflate | Self::EventStreamMeta => true,
+            Self::WebSocketRaw | Self::WebSocketRawDeflate | Self::EventStreamRaw | Self::Notice => false,
+        }
+    }
+
+    /// The form of a session that has agreed on permessage-deflate; the others know none.
     #[must_use]
     pub fn deflate(self) -> Self {
         match self {
             Self::WebSocketRaw | Self::WebSocketRawDeflate => Self::WebSocketRawDeflate,
             Self::WebSocketMeta | Self::WebSocketMetaDeflate => Self::WebSocketMetaDeflate,
-            Self::EventStreamRaw | Self::EventStreamMeta => self,
+            Self::EventStreamRaw | Self::EventStreamMeta | Self::Notice => self,
         }
     }
 }
@@ -156,11 +224,13 @@ pub struct Place {
     encoded: Frames,
 }
 
-/// A draft that has its place in the order. Shared by all who deliver it; never changes.
+/// A draft that has its place in the order: what a stream keeps.
 #[derive(Debug)]
-pub struct Publication {
+pub struct Entry {
     /// The app whose order this belongs to.
     pub app: AppId,
+    /// For whom.
+    pub audience: Audience,
     /// The name of what happened, if the publisher gave one.
     pub event: Option<EventName>,
     /// Whether `data` is text.
@@ -168,14 +238,61 @@ pub struct Publication {
     /// The message, byte for byte.
     pub data: Bytes,
     /// The user who spoke, if known.
-    pub speaker: Option<Arc<str>>,
-    /// The session that must not hear this.
+    pub speaker: Option<UserId>,
+    /// The session that must not hear this, now or when it comes back.
     pub excluded: Option<SessionId>,
     /// Position of a subscriber that has just seen this publication: its id.
     pub position: Position,
     /// This publication's own offset.
     pub offset: Offset,
+    /// What it is about, within its channel.
+    pub key: Option<PublicationKey>,
+    /// The version of what it is about.
+    pub version: Option<u64>,
+    /// When it got its place, in the engine's time.
+    pub ordered_at: Moment,
+    /// From when on nobody who comes back is given it.
+    pub expires_at: Moment,
+}
+
+/// An entry on its way to its subscribers. Shared by all who deliver it.
+#[derive(Debug)]
+pub struct Publication {
+    entry: Arc<Entry>,
     places: SmallVec<[Place; 1]>,
+}
+
+impl Deref for Publication {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl Entry {
+    /// The channels; none for an announcement to everyone.
+    pub fn channels(&self) -> &[ChannelName] {
+        match &self.audience {
+            Audience::Channels(channels) => channels,
+            Audience::Everyone => &[],
+        }
+    }
+
+    /// Bytes that keeping it costs besides its place in a stream: what its publisher chose.
+    pub fn len(&self) -> usize {
+        let event = self.event.as_ref().map_or(0, |event| event.as_str().len());
+        let speaker = self.speaker.as_ref().map_or(0, |speaker| speaker.len());
+        let key = self.key.as_ref().map_or(0, |key| key.as_str().len());
+        [event, speaker, key]
+            .into_iter()
+            .fold(self.data.len(), usize::saturating_add)
+    }
+
+    /// Whether there is nothing of that: still a publication.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Publication {
@@ -183,22 +300,20 @@ impl Publication {
     /// the same epoch and offset each time; an announcement calls it once with `None`.
     ///
     /// Only an engine calls this.
-    pub fn new(draft: Draft, mut link: impl FnMut(Option<&ChannelName>) -> Link) -> Self {
+    pub fn new(draft: Draft, now: Moment, mut link: impl FnMut(Option<&ChannelName>) -> Link) -> Self {
         let mut last = None;
-        let mut place = |channel: Option<ChannelName>| {
-            let link = link(channel.as_ref());
+        let mut place = |channel: Option<&ChannelName>| {
+            let link = link(channel);
             last = Some(link);
             Place {
-                channel,
+                channel: channel.cloned(),
                 previous: link.previous,
                 encoded: Frames::default(),
             }
         };
-        let places: SmallVec<[Place; 1]> = match draft.audience {
+        let places: SmallVec<[Place; 1]> = match &draft.audience {
             Audience::Everyone => SmallVec::from_iter([place(None)]),
-            Audience::Channels(channels) => {
-                channels.into_iter().map(|channel| place(Some(channel))).collect()
-            }
+            Audience::Channels(channels) => channels.iter().map(|channel| place(Some(channel))).collect(),
         };
         // An audience without channels cannot be built by any parser; such a draft would be
         // heard by nobody, so an arbitrary place does no harm.
@@ -207,8 +322,9 @@ impl Publication {
             previous: None,
             offset: Offset::FIRST,
         });
-        Self {
+        let entry = Entry {
             app: draft.app,
+            audience: draft.audience,
             event: draft.event,
             kind: draft.kind,
             data: draft.data,
@@ -216,8 +332,20 @@ impl Publication {
             excluded: draft.excluded,
             position: link.position(),
             offset: link.offset,
+            key: draft.key,
+            version: draft.version,
+            ordered_at: now,
+            expires_at: draft.ttl.map_or(Moment::NEVER, |ttl| now + ttl),
+        };
+        Self {
+            entry: Arc::new(entry),
             places,
         }
+    }
+
+    /// What a stream keeps of it.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
     }
 
     /// The channels of this publication; one place without a channel for an announcement.

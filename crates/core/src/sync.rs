@@ -18,7 +18,7 @@ use shuttle::sync as provided;
 use std::sync as provided;
 
 pub use provided::MutexGuard;
-pub use provided::atomic::AtomicUsize;
+pub use provided::atomic::{AtomicU64, AtomicUsize};
 #[cfg(not(any(loom, shuttle)))]
 pub use std::sync::OnceLock;
 pub use std::sync::atomic::Ordering;

@@ -8,8 +8,11 @@
 //! * [`run`]: does it, on one thread;
 //! * [`Outcome`]: what came of it;
 //! * [`suite`]: all scenarios against several servers in turn, and the report;
-//! * [`floor`]: the cheapest servers that can be, to compare with.
-
+//! * [`floor`]: the cheapest servers that can be, to compare with;
+//! * [`checker`]: finds every deviation from the promised order and completeness in what
+//!   subscribers heard, over all their connections;
+//! * [`proxy`]: treats connections badly, the same way for the same seed;
+//! * [`check`]: drives a server through the proxy and has the checker judge it.
 //!
 //! It shares no code with the server, since a judge that did would share its mistakes.
 
@@ -22,10 +25,14 @@
 // Indices are those of this crate's own tables; a wrong one is a defect that shall be seen.
 #![allow(clippy::indexing_slicing)]
 
+pub mod check;
+pub mod checker;
 mod drive;
 pub mod floor;
 mod outcome;
 pub mod process;
+pub mod proxy;
+pub mod random;
 mod scenario;
 pub mod servers;
 mod stamp;

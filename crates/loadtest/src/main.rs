@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use fanfare_loadtest::servers::Programs;
 use fanfare_loadtest::suite::Suite;
-use fanfare_loadtest::{Scenario, Target, floor, process, run};
+use fanfare_loadtest::{Scenario, Target, check, floor, process, run};
 
 /// Puts load on a broadcast server and counts what arrives, when, in which order, at what cost.
 #[derive(Debug, Parser)]
@@ -71,6 +71,8 @@ enum Command {
         #[arg(long)]
         quick: bool,
     },
+    /// Check a server for loss, repeats and disorder while connections break.
+    Check(Box<check::Options>),
     /// The least server that can fan out: one send per subscriber.
     Floor {
         /// Where to listen.
@@ -159,6 +161,10 @@ fn execute(command: Command) -> Result<()> {
             if !suite.run()? {
                 eprintln!("some goals were missed");
             }
+            Ok(())
+        }
+        Command::Check(options) => {
+            ensure!(check::run(&options)?, "the server does not keep its promises");
             Ok(())
         }
         Command::Floor { listen } => {

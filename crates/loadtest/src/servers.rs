@@ -23,12 +23,12 @@ pub struct Programs {
     pub nginx: PathBuf,
 }
 
-/// A server that runs until this is dropped.
+/// A server that runs until this is dropped: then it is killed (SIGKILL), and gone when that returns.
 pub struct Running {
     child: Child,
     /// How to address it.
     pub target: Target,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Running {
@@ -57,17 +57,17 @@ pub fn start(name: &str, programs: &Programs, settings: &[(String, String)], cor
                 .env("FANFARE_SHARDS", "1")
                 .env("FANFARE_LOG_LEVEL", "error");
             command.envs(settings.iter().map(|(key, value)| (key, value)));
-            announced(command, folder)
+            announced(command, Some(folder))
         }
         "floor" => {
             let mut command = pinned(&own, core);
             command.arg("floor");
-            announced(command, folder)
+            announced(command, Some(folder))
         }
         "bare-http" => {
             let mut command = pinned(&own, core);
             command.arg("bare-http");
-            announced(command, folder)
+            announced(command, Some(folder))
         }
         "nchan" => nchan(&programs.nginx, folder, core),
         _ => bail!("no server is called {name:?}"),
@@ -80,8 +80,8 @@ fn pinned(program: &Path, core: usize) -> Command {
     command
 }
 
-/// A server that says where it listens.
-fn announced(mut command: Command, folder: tempfile::TempDir) -> Result<Running> {
+/// A server that says where it listens. `folder` is removed with it.
+pub(crate) fn announced(mut command: Command, folder: Option<tempfile::TempDir>) -> Result<Running> {
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -152,6 +152,6 @@ fn nchan(nginx: &Path, folder: tempfile::TempDir, core: usize) -> Result<Running
     Ok(Running {
         target: Target::plain(&authority)?,
         child,
-        _folder: folder,
+        _folder: Some(folder),
     })
 }

@@ -71,6 +71,8 @@ pub(crate) enum Frame<'a> {
     Data(&'a [u8]),
     /// To be answered with the same bytes.
     Ping(&'a [u8]),
+    /// The answer to a ping.
+    Pong(&'a [u8]),
     /// The code, 1005 when there is none.
     Close(u16),
     /// Nothing to do.
@@ -95,6 +97,7 @@ pub(crate) fn frame(input: &[u8]) -> Option<(Frame<'_>, usize)> {
                 .map_or(1005, |code| u16::from_be_bytes(*code)),
         ),
         9 => Frame::Ping(payload),
+        10 => Frame::Pong(payload),
         _ => Frame::Other,
     };
     Some((frame, end))
@@ -102,8 +105,17 @@ pub(crate) fn frame(input: &[u8]) -> Option<(Frame<'_>, usize)> {
 
 /// A client's pong. The mask is zero: allowed, and cheap.
 pub(crate) fn pong(payload: &[u8]) -> Vec<u8> {
+    control(0x8a, payload)
+}
+
+/// A client's ping.
+pub(crate) fn ping(payload: &[u8]) -> Vec<u8> {
+    control(0x89, payload)
+}
+
+fn control(first: u8, payload: &[u8]) -> Vec<u8> {
     let payload = payload.get(..payload.len().min(125)).unwrap_or_default();
-    let mut frame = vec![0x8a, 0x80 | u8::try_from(payload.len()).unwrap_or(0), 0, 0, 0, 0];
+    let mut frame = vec![first, 0x80 | u8::try_from(payload.len()).unwrap_or(0), 0, 0, 0, 0];
     frame.extend_from_slice(payload);
     frame
 }
@@ -212,6 +224,7 @@ mod tests {
         long.resize(4 + 256, 7);
         check_frame(&long, Some((Frame::Data(&[7; 256]), 260)));
         check_frame(b"\x89\x01x", Some((Frame::Ping(b"x"), 3)));
+        check_frame(b"\x8a\x01x", Some((Frame::Pong(b"x"), 3)));
         check_frame(b"\x88\x02\x11\x38", Some((Frame::Close(4408), 4)));
         check_frame(b"\x88\x00", Some((Frame::Close(1005), 2)));
     }

@@ -67,9 +67,13 @@ pub fn letter(place: u64) -> Arc<Publication> {
     let Some(offset) = Offset::new(place) else {
         panic!("0 is no place")
     };
-    Arc::new(Publication::new(draft(&["a"]), |_| Link {
-        epoch: EPOCH,
-        previous: None,
-        offset,
-    }))
+    Arc::new(Publication::new(
+        draft(&["a"]),
+        fanfare_core::moment::Moment::default(),
+        |_| Link {
+            epoch: EPOCH,
+            previous: None,
+            offset,
+        },
+    ))
 }

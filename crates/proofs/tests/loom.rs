@@ -362,7 +362,7 @@ fn who_has_entered_hears_all_of_after_and_nothing_of_before() {
 #[test]
 fn faults_of_an_engine_are_found() {
     let proof = entered_while_published;
-    // The third faulty engine forgets what is of use only to who comes back: see shuttle.rs.
+    // The third faulty engine harms only those who come back: see shuttle.rs.
     let [(reorders, reordering, said), (overlooks, overlooking, _), _] = FAULTY_ENGINES;
     let case = Case {
         make: reordering,
@@ -384,7 +384,7 @@ fn faults_of_entering_are_found() {
         entering: Entering::Delivering,
         ..CASE
     };
-    finds("delivering while entering", "deadlock", |tried| {
+    finds("delivering while entering", "should have heard", |tried| {
         proof(delivering, MOST, tried)
     });
     let forgetting = Case {

@@ -16,12 +16,18 @@ use std::time::Duration;
 use fanfare_core::auth::{OriginRules, Secret};
 use fanfare_core::channel::ChannelPattern;
 use fanfare_core::limits::{Limits, seconds};
+use fanfare_core::stream::{HistoryLimits, HistoryRules, SlowConsumer};
 use fanfare_core::wire::websocket::deflate::DeflateSettings;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use crate::tokens::TokenSettings;
+
 /// Most shards of one node: a set of shards is one 64-bit word.
 pub const SHARDS_MAX: usize = 64;
+
+/// Most rules for channels: they are asked one after the other, once per new channel.
+const RULES_MAX: usize = 64;
 
 /// Exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits).
 pub const EXIT_CONFIG: u8 = 78;
@@ -67,6 +73,11 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Secret>,
 
+    /// The key of before, which still counts, so that the key can be changed without a gap.
+    /// Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_previous: Option<Secret>,
+
     /// Where publications get their order: `memory`. Default memory.
     pub engine: String,
 
@@ -90,11 +101,17 @@ pub struct Config {
     /// Rules for channels by name.
     pub channels: Channels,
 
+    /// What is kept, for those who come back.
+    pub history: History,
+
     /// Timing of sessions.
     pub sessions: Sessions,
 
     /// Compression of WebSocket messages.
     pub compression: Compression,
+
+    /// Tokens of clients.
+    pub tokens: TokenSettings,
 
     /// What connections and publications may cost.
     pub limits: Limits,
@@ -155,10 +172,52 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Channels {
-    /// Channels that only the back end may listen to. Default `private/*` and `user/*`.
+    /// Channels that clients may only listen to with a token that says so. Default `private/*` and
+    /// `user/*`.
     pub private: Vec<String>,
     /// Channels that clients may speak on. Default `main` and `talk/*`.
     pub talk: Vec<String>,
+    /// Channels of which clients that may listen may also see who else does. Default none.
+    pub presence: Vec<String>,
+    /// What is different for some channels; the first rule that matches a name holds. Default none.
+    pub rules: Vec<ChannelRule>,
+}
+
+/// One of `[[channels.rules]]`: what is different for the channels that match.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelRule {
+    /// A name, or a beginning of names followed by `*`.
+    pub channels: String,
+    /// Publications kept, instead of `history.publications`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_publications: Option<usize>,
+    /// Time for which they are kept, instead of `history.age`.
+    #[serde(default, with = "seconds::optional", skip_serializing_if = "Option::is_none")]
+    pub history_age: Option<Duration>,
+    /// Bytes kept, instead of `history.bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_bytes: Option<usize>,
+    /// What happens to a reader who is too slow: `close`, `newest` or `drop_oldest`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_consumer: Option<SlowConsumer>,
+}
+
+/// Section `[history]`: how much is kept of a channel, whichever limit is reached first.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// Publications of one channel; 0: nothing is kept. Default 100.
+    pub publications: usize,
+    /// Time for which they are kept. Default 120s.
+    #[serde(with = "seconds")]
+    pub age: Duration,
+    /// Bytes of one channel; each publication counts with 384 bytes more than its data.
+    /// Default 1,048,576.
+    pub bytes: usize,
+    /// Bytes of all channels together. At the limit the oldest publications go, whatever their
+    /// channel, and those who come back for them are told of a gap. Default 268,435,456.
+    pub bytes_max: usize,
 }
 
 /// Section `[sessions]`.
@@ -173,6 +232,9 @@ pub struct Sessions {
     /// themselves. Default 600s.
     #[serde(with = "seconds")]
     pub stream_age_max: Duration,
+    /// Time after which a long poll is answered although there is nothing new. Default 25s.
+    #[serde(with = "seconds")]
+    pub poll_wait: Duration,
     /// Most time over which sessions are closed when the server stops. Default 20s.
     #[serde(with = "seconds")]
     pub drain: Duration,
@@ -207,12 +269,25 @@ impl Default for Compression {
     }
 }
 
+impl Default for History {
+    fn default() -> Self {
+        let limits = HistoryLimits::default();
+        Self {
+            publications: limits.publications,
+            age: limits.age,
+            bytes: limits.bytes,
+            bytes_max: 256 << 20,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080)),
             admin_listen: "auto".to_owned(),
             key: None,
+            key_previous: None,
             engine: "memory".to_owned(),
             shards: 0,
             origins: Vec::new(),
@@ -220,8 +295,10 @@ impl Default for Config {
             tls: Tls::default(),
             log: Log::default(),
             channels: Channels::default(),
+            history: History::default(),
             sessions: Sessions::default(),
             compression: Compression::default(),
+            tokens: TokenSettings::default(),
             limits: Limits::default(),
         }
     }
@@ -242,6 +319,8 @@ impl Default for Channels {
         Self {
             private: owned(["private/*", "user/*"]),
             talk: owned(["main", "talk/*"]),
+            presence: Vec::new(),
+            rules: Vec::new(),
         }
     }
 }
@@ -251,6 +330,7 @@ impl Default for Sessions {
         Self {
             ping_interval: Duration::from_secs(25),
             stream_age_max: Duration::from_mins(10),
+            poll_wait: Duration::from_secs(25),
             drain: Duration::from_secs(20),
             heartbeat: None,
         }
@@ -319,7 +399,15 @@ pub struct Sources {
 const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
 
 /// Settings without a default value, which so do not show up in a printed default.
-const OPTIONAL: [&str; 3] = ["key", "sessions.heartbeat", "tls.listen"];
+const OPTIONAL: [&str; 7] = [
+    "key",
+    "key_previous",
+    "sessions.heartbeat",
+    "tokens.jwks_url",
+    "tokens.audience",
+    "tokens.issuer",
+    "tls.listen",
+];
 
 /// Makes a configuration of its layers. The second part are warnings for the log.
 pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
@@ -437,6 +525,7 @@ fn set(table: &mut toml::Table, key: &str, text: &str) {
         Some(toml::Value::Integer(_)) => text
             .parse::<i64>()
             .map_or_else(|_| text.into(), toml::Value::Integer),
+        Some(toml::Value::Array(_)) if key == "channels.rules" => inline(text).unwrap_or_else(|| text.into()),
         Some(toml::Value::Boolean(_)) => text.parse().map_or_else(|_| text.into(), toml::Value::Boolean),
         Some(toml::Value::Array(_)) => list(),
         None if key == "sessions.heartbeat" => list(),
@@ -455,6 +544,12 @@ fn set(table: &mut toml::Table, key: &str, text: &str) {
         }
     };
     target.insert(name.to_owned(), value);
+}
+
+/// A value as TOML writes it in one line, for lists of tables.
+fn inline(text: &str) -> Option<toml::Value> {
+    let mut table: toml::Table = format!("value = {text}").parse().ok()?;
+    table.remove("value")
 }
 
 /// Levenshtein distance: how many letters differ.
@@ -517,14 +612,52 @@ impl Config {
         }
     }
 
+    /// How much is kept of which channels.
+    pub fn history_rules(&self) -> Result<HistoryRules, ConfigError> {
+        let default = HistoryLimits {
+            publications: self.history.publications,
+            age: self.history.age,
+            bytes: self.history.bytes,
+        };
+        let mut by_pattern: Vec<(ChannelPattern, HistoryLimits)> = Vec::new();
+        for rule in &self.channels.rules {
+            let pattern = ChannelPattern::new(&rule.channels)
+                .map_err(|error| ConfigError(format!("channels.rules: {:?}: {error}", rule.channels)))?;
+            let limits = HistoryLimits {
+                publications: rule.history_publications.unwrap_or(default.publications),
+                age: rule.history_age.unwrap_or(default.age),
+                bytes: rule.history_bytes.unwrap_or(default.bytes),
+            };
+            by_pattern.push((pattern, limits));
+        }
+        Ok(HistoryRules { default, by_pattern })
+    }
+
+    /// What happens to slow consumers of which channels. The patterns have been checked.
+    pub fn slow_consumer_rules(&self) -> Vec<(ChannelPattern, SlowConsumer)> {
+        let rule = |rule: &ChannelRule| {
+            let pattern = ChannelPattern::new(&rule.channels).ok()?;
+            Some((pattern, rule.slow_consumer.unwrap_or_default()))
+        };
+        let rules: Vec<_> = self.channels.rules.iter().filter_map(rule).collect();
+        let is_plain = rules.iter().all(|(_, slow)| *slow == SlowConsumer::Close);
+        if is_plain { Vec::new() } else { rules }
+    }
+
     /// Finds contradictions; returns warnings.
     fn check(&self) -> Result<Vec<String>, ConfigError> {
         let mut warnings = Vec::new();
         let public = self.addresses().find(|address| !address.ip().is_loopback());
-        match &self.key {
-            None if public.is_some() => return Err(ConfigError(key_needed(public))),
-            None => {}
-            Some(key) => {
+        if self.key.is_none() && public.is_some() {
+            return Err(ConfigError(key_needed(public)));
+        }
+        if self.key.is_none() && self.key_previous.is_some() {
+            return Err(ConfigError(
+                "key_previous: there is no key that comes after it".to_owned(),
+            ));
+        }
+        for (name, key) in [("key", &self.key), ("key_previous", &self.key_previous)] {
+            if let Some(key) = key {
                 let length = key.expose().len();
                 let sample = SAMPLE_KEYS.contains(&key.expose().to_lowercase().as_str());
                 let weak = sample || length < KEY_BYTES_MIN;
@@ -535,17 +668,16 @@ impl Config {
                 };
                 if weak && public.is_some() {
                     return Err(ConfigError(format!(
-                        "the key {cause}; a good one for this server: {}",
+                        "the {name} {cause}; a good one for this server: {}",
                         fresh_key()
                     )));
                 }
                 if weak {
-                    warnings.push(format!("the key {cause}; this is only accepted on loopback"));
+                    warnings.push(format!("the {name} {cause}; this is only accepted on loopback"));
                 } else if length < KEY_BYTES_WANTED {
-                    warnings.push(
-                        "the key is shorter than 32 bytes and could be guessed from a captured token"
-                            .to_owned(),
-                    );
+                    warnings.push(format!(
+                        "the {name} is shorter than 32 bytes and could be guessed from a captured token"
+                    ));
                 }
             }
         }
@@ -582,11 +714,23 @@ impl Config {
         for (key, patterns) in [
             ("channels.private", &self.channels.private),
             ("channels.talk", &self.channels.talk),
+            ("channels.presence", &self.channels.presence),
         ] {
             for pattern in patterns {
                 ChannelPattern::new(pattern)
                     .map_err(|error| ConfigError(format!("{key}: {pattern:?}: {error}")))?;
             }
+        }
+        self.tokens.check().map_err(ConfigError)?;
+        if self.origins.iter().any(|origin| origin == "*") {
+            warnings.push(
+                "origins holds \"*\": every page may connect; its cookie fanfare_token is not accepted"
+                    .to_owned(),
+            );
+        }
+        self.history_rules()?;
+        if self.channels.rules.len() > RULES_MAX {
+            return Err(ConfigError(format!("channels.rules: at most {RULES_MAX}")));
         }
         if self.sessions.ping_interval < Duration::from_secs(1) {
             return Err(ConfigError(

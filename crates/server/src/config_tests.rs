@@ -244,6 +244,38 @@ fn contradictions_are_found_before_a_socket_opens() {
         &[],
         &["sample"],
     );
+    check_refused("key_previous = \"x\"", &[], &["key_previous", "no key"]);
+    check_refused(
+        &format!("listen = \"0.0.0.0:8080\"\nkey = \"{KEY}\"\nkey_previous = \"short\""),
+        &[],
+        &["key_previous", "shorter than 16 bytes"],
+    );
+    check_refused("[channels]\npresence = [\"\"]", &[], &["channels.presence"]);
+    check_refused(
+        "[tokens]\npublic_keys = [\"no/such/file.pem\"]",
+        &[],
+        &["tokens.public_keys", "no/such/file.pem"],
+    );
+    check_refused(
+        "[tokens]\npublic_keys = [\"Cargo.toml\"]",
+        &[],
+        &["Cargo.toml", "PEM"],
+    );
+    check_refused(
+        "[tokens]\njwks_url = \"http://id.example/keys\"",
+        &[],
+        &["tokens.jwks_url", "https"],
+    );
+    check_refused(
+        "[tokens]\njwks_pause = \"0s\"",
+        &[],
+        &["tokens.jwks_pause", "at least 1s"],
+    );
+    check_refused(
+        "[tokens]\njwks_age_max = \"30s\"",
+        &[],
+        &["tokens.jwks_age_max", "tokens.jwks_pause"],
+    );
     check_refused("engine = \"redis://x\"", &[], &["engine", "memory"]);
     check_refused("shards = 65", &[], &["shards", "64"]);
     check_refused("admin_listen = \"0.0.0.0:1\"", &[], &["admin_listen", "loopback"]);
@@ -262,8 +294,41 @@ fn contradictions_are_found_before_a_socket_opens() {
 }
 
 #[test]
+fn channel_rules_say_what_is_kept_of_which_channels() {
+    let file = "[history]\npublications = 7\n[[channels.rules]]\nchannels = \"room/*\"\nhistory_age = \"1h\"";
+    let inline = "[{ channels = \"room/*\", history_age = \"1h\" }]";
+    let by_file = load(&sources(file, &[], &[])).unwrap().0;
+    let variables = [
+        ("FANFARE_HISTORY_PUBLICATIONS", "7"),
+        ("FANFARE_CHANNELS_RULES", inline),
+    ];
+    let by_environment = load(&sources("", &variables, &[])).unwrap().0;
+    assert_eq!(by_file, by_environment);
+    let rules = by_file.history_rules().unwrap();
+    let (pattern, limits) = &rules.by_pattern[0];
+    assert_eq!(
+        (pattern.to_string(), limits.publications),
+        ("room/*".to_owned(), 7)
+    );
+    assert_eq!(limits.age, Duration::from_hours(1));
+    check_refused("[[channels.rules]]\nhistory_age = \"1h\"", &[], &["channels"]);
+    check_refused(
+        "[[channels.rules]]\nchannels = \"\"",
+        &[],
+        &["channels.rules", "empty"],
+    );
+    check_refused("[[channels.rules]]\nchannels = \"a\"\nage = 1", &[], &["age"]);
+    check_refused(
+        "",
+        &[("FANFARE_CHANNELS_RULES", "room/*")],
+        &["FANFARE_CHANNELS_RULES"],
+    );
+}
+
+#[test]
 fn a_key_never_appears_in_what_is_printed() {
-    let (config, _) = load(&sources("key = \"canary-canary-canary-canary-canary\"", &[], &[])).unwrap();
+    let file = "key = \"canary-canary-canary-canary-canary\"\nkey_previous = \"canary-canary-canary\"";
+    let (config, _) = load(&sources(file, &[], &[])).unwrap();
     let shown = format!("{config:?} {}", toml::to_string(&config).unwrap());
     assert!(!shown.contains("canary"), "{shown}");
 }
@@ -274,6 +339,7 @@ fn weak_keys_are_a_warning_on_loopback() {
     assert_eq!(warnings("key = \"short\""), 1);
     assert_eq!(warnings("key = \"0123456789abcdef\""), 1);
     assert_eq!(warnings(&format!("key = \"{KEY}\"")), 0);
+    assert_eq!(warnings(&format!("key = \"{KEY}\"\nkey_previous = \"short\"")), 1);
 }
 
 #[test]

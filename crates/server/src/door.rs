@@ -4,17 +4,24 @@
 //! The shard calls this for a connection's first request, the HTTP server for all others. Both
 //! make an [`Asked`] of their own kind of request, so there is one place that decides.
 
+use std::time::Duration;
+
 use fanfare_core::app::AppId;
-use fanfare_core::auth::{HostRules, Identity, Operation, OriginRules, Policy};
+use fanfare_core::auth::{Grant, HostRules, Identity, Operation, OriginRules, Policy};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::position::Since;
 use fanfare_core::publication::WireForm;
+use fanfare_core::session_id::SessionId;
+use fanfare_core::stream::Resume;
 use fanfare_core::wire::http1::Upgrade;
-use fanfare_core::wire::plain::request::{self, PlainRequest, Since};
+use fanfare_core::wire::plain::credential::Carried;
+use fanfare_core::wire::plain::request::PlainRequest;
 use fanfare_core::wire::websocket::extension::{self, Agreement};
 use smallvec::SmallVec;
 
 use crate::node::Node;
+use crate::tokens;
 
 /// The parts of a request that decide.
 #[derive(Debug, Default)]
@@ -24,6 +31,10 @@ pub(crate) struct Asked<'a> {
     pub(crate) host: Option<&'a str>,
     pub(crate) origins: SmallVec<[&'a [u8]; 1]>,
     pub(crate) authorization: Option<&'a [u8]>,
+    /// All `Cookie` fields.
+    pub(crate) cookies: SmallVec<[&'a [u8]; 1]>,
+    /// `Sec-Fetch-Site`: what a browser says of the page that asks, and no page can change.
+    pub(crate) fetch_site: Option<&'a [u8]>,
     pub(crate) accept: Option<&'a [u8]>,
     pub(crate) last_event_id: Option<&'a str>,
     /// All `Sec-WebSocket-Extensions` fields.
@@ -47,8 +58,17 @@ pub(crate) struct Listen {
     /// Compression, if both sides want it.
     pub(crate) deflate: Option<Agreement>,
     pub(crate) echo: bool,
-    pub(crate) since: Option<Since>,
+    /// Where listening begins.
+    pub(crate) resume: Resume,
+    /// The name that the listener gives itself, to be the same over its connections.
+    pub(crate) session: Option<SessionId>,
+    /// Whether it wants to be told where its subscription begins.
+    pub(crate) wants_open: bool,
+    /// Time for which a long poll waits, if it says so.
+    pub(crate) wait: Option<Duration>,
     pub(crate) may_speak: bool,
+    /// What a token granted; `None` for who came without one.
+    pub(crate) grant: Option<Grant>,
 }
 
 impl Asked<'_> {
@@ -79,11 +99,37 @@ impl Rules {
         self.origins.check(asked.origins.iter().copied(), asked.host)
     }
 
-    /// Who asks.
-    pub(crate) fn identify(&self, asked: &Asked<'_>) -> Result<Identity, Refusal> {
-        self.policy
-            .identify(asked.authorization.and_then(request::bearer))
+    /// Whether the cookies of a request that has passed [`Self::gate`] were sent by will of a page
+    /// that may. Browsers send them along from any page, and do not always say from which.
+    fn trusts_cookies(&self, asked: &Asked<'_>) -> bool {
+        match asked.origins.first() {
+            Some(origin) => self.origins.is_named(origin, asked.host),
+            None => asked.fetch_site == Some(b"same-origin"),
+        }
     }
+}
+
+/// What somebody wants who is to be identified.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    Listen,
+    Post,
+}
+
+/// Who asks. The request has passed [`Rules::gate`].
+pub(crate) fn identify(node: &Node, asked: &Asked<'_>, purpose: Purpose) -> Result<Identity, Refusal> {
+    let with_cookie = match purpose {
+        Purpose::Listen => true,
+        Purpose::Post => node.config.tokens.cookie_post,
+    };
+    let cookies = asked.cookies.as_slice();
+    let cookies = if with_cookie && !cookies.is_empty() && node.rules.trusts_cookies(asked) {
+        cookies
+    } else {
+        &[]
+    };
+    let carried = Carried::find(asked.authorization, asked.query, cookies.iter().copied())?;
+    node.tokens.identify(&node.rules.policy, carried.credential())
 }
 
 /// What a handshake gets that asks in the wrong way, and a field that says what would be right.
@@ -111,10 +157,18 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
     let parsed = parsed
         .ok_or_else(|| Refusal::NotFound("nothing lives here; channels are at /ch/{name}".into()))??;
     let channels = parsed.listen_channels()?;
-    let identity = node.rules.identify(asked)?;
+    let identity = identify(node, asked, Purpose::Listen)?;
     let policy = &node.rules.policy;
     for channel in channels {
-        policy.permit(channel, Operation::Listen, identity)?;
+        policy.permit(channel, Operation::Listen, &identity)?;
+    }
+    let may_speak = websocket && may_speak(policy, channels, identity.over_a_connection());
+    let grant = match identity {
+        Identity::Client(grant) if !grant.is_anonymous() => Some(grant),
+        Identity::Client(_) | Identity::Server => None,
+    };
+    if let Some(grant) = grant.as_ref().filter(|_| websocket || asked.wants_stream()) {
+        tokens::time_left(grant)?;
     }
     // The length of a compressed message tells of its content, and this is for those who may not
     // know it (the attacks called CRIME and BREACH). What everyone may hear has no secrets.
@@ -130,16 +184,26 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
         deflate,
         echo: parsed.echo,
         // A browser comes back to the URL it was given, with what it has seen since in the field.
-        since: asked
-            .last_event_id
-            .filter(|id| !id.is_empty())
-            .map(Since::parse)
-            .or(parsed.since),
-        may_speak: websocket
-            && channels
-                .iter()
-                .all(|channel| policy.permit_frame(channel).is_ok()),
+        resume: match asked.last_event_id.filter(|id| !id.is_empty()) {
+            Some(id) => Resume::Since(Since::parse(id)),
+            None => parsed.resume(),
+        },
+        session: parsed.session,
+        wants_open: parsed.open,
+        wait: parsed
+            .wait_seconds
+            .map(|seconds| Duration::from_secs(seconds.into())),
+        may_speak,
+        grant,
     })
+}
+
+/// Whether a client with this grant may speak on all the channels of a connection: one message
+/// goes to all.
+pub(crate) fn may_speak(policy: &Policy, channels: &[ChannelName], grant: &Grant) -> bool {
+    channels
+        .iter()
+        .all(|channel| policy.permit_client(channel, Operation::Speak, grant).is_ok())
 }
 
 #[cfg(test)]

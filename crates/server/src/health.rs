@@ -16,7 +16,7 @@ use fanfare_core::publication::{DataKind, Draft};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::node::{Listening, Node};
+use crate::node::{Node, Port};
 use crate::tls::{self, Acceptor};
 
 /// Time between probes of a node that works.
@@ -29,11 +29,11 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// Probes until the end of the process.
-pub(crate) async fn probe(node: Arc<Node>, listening: Vec<Listening>) {
+pub(crate) async fn probe(node: Arc<Node>, ports: Vec<Port>) {
     let mut beats: Vec<u64> = Vec::new();
     let mut tries = 0_u32;
     loop {
-        let probed = tokio::time::timeout(PROBE_MAX, all(&node, &listening)).await;
+        let probed = tokio::time::timeout(PROBE_MAX, all(&node, &ports)).await;
         let mut outcome = probed.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let came_back = outcome.is_ok();
         // One connection tests one shard; that the others live shows in their clocks.
@@ -70,11 +70,11 @@ fn reachable(ip: IpAddr) -> IpAddr {
 }
 
 /// Comes in by every port, one after the other.
-async fn all(node: &Node, listening: &[Listening]) -> std::io::Result<()> {
-    for place in listening {
-        let address = SocketAddr::new(reachable(place.address.ip()), place.address.port());
+async fn all(node: &Node, ports: &[Port]) -> std::io::Result<()> {
+    for port in ports {
+        let address = SocketAddr::new(reachable(port.address.ip()), port.address.port());
         let socket = TcpStream::connect(address).await?;
-        if !place.is_tls {
+        if !port.is_tls {
             once(node, socket).await?;
             continue;
         }

@@ -8,10 +8,12 @@
 
 pub mod api;
 pub mod cli;
+pub mod clock;
 pub mod config;
 mod door;
 pub mod engine;
 mod health;
+mod jwks;
 mod line;
 mod log_gate;
 pub mod logging;
@@ -20,3 +22,4 @@ pub mod node;
 pub mod publish;
 pub mod shard;
 mod tls;
+mod tokens;

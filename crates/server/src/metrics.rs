@@ -52,10 +52,16 @@ impl Labelled {
 pub struct Metrics {
     /// Accepted publications.
     pub published: Counter,
+    /// Publications that were not published because their version came too late.
+    pub stale: Counter,
+    /// Publications that were repeats under the same key.
+    pub repeated: Counter,
     refusals: Labelled,
     disconnects: Labelled,
     /// TLS, of all shards: counted once per handshake.
     pub(crate) tls: Arc<TlsMetrics>,
+    /// Fetches of `tokens.jwks_url`, by outcome.
+    jwks_fetches: Labelled,
     /// One set per shard.
     pub shards: Vec<ShardMetrics>,
     start: Instant,
@@ -71,6 +77,18 @@ pub struct ShardMetrics {
     websockets_closed: Counter,
     streams_opened: Counter,
     streams_closed: Counter,
+    polls_opened: Counter,
+    polls_closed: Counter,
+    /// Waiting publications that went for a newer one of the same key.
+    pub conflated: Counter,
+    /// Waiting publications that went because they were the oldest of a slow consumer.
+    pub dropped: Counter,
+    /// Kept publications given to sessions that came back.
+    pub replayed: Counter,
+    /// Gaps told to sessions that came back.
+    pub gaps: Counter,
+    /// Holes in what arrived at the shard, filled from a stream or told.
+    pub repairs: Counter,
     /// Publications handed to a session's outbox.
     pub deliveries: Counter,
     /// Bytes written to sockets of sessions.
@@ -158,6 +176,7 @@ impl ShardMetrics {
         match session {
             Session::PlainWebSocket(_) => self.websockets_opened.add(1),
             Session::EventStream(_) => self.streams_opened.add(1),
+            Session::LongPoll(_) => self.polls_opened.add(1),
         }
     }
 
@@ -165,6 +184,7 @@ impl ShardMetrics {
         match session {
             Session::PlainWebSocket(_) => self.websockets_closed.add(1),
             Session::EventStream(_) => self.streams_closed.add(1),
+            Session::LongPoll(_) => self.polls_closed.add(1),
         }
         self.disconnects.add(why.label());
     }
@@ -210,9 +230,12 @@ impl Metrics {
     pub fn new(shards: usize) -> Self {
         Self {
             published: Counter::default(),
+            stale: Counter::default(),
+            repeated: Counter::default(),
             refusals: Labelled::default(),
             disconnects: Labelled::default(),
             tls: Arc::default(),
+            jwks_fetches: Labelled::default(),
             shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
             start: Instant::now(),
         }
@@ -222,13 +245,18 @@ impl Metrics {
         self.refusals.add(refusal.word());
     }
 
+    pub(crate) fn jwks_fetched(&self, well: bool) {
+        self.jwks_fetches.add(if well { "ok" } else { "failed" });
+    }
+
     fn sum(&self, read: impl Fn(&ShardMetrics) -> u64) -> u64 {
         self.shards.iter().map(read).sum()
     }
 
     /// All figures in the text format.
     pub fn render(&self, node: &Node) -> String {
-        let mut out = Exposition(String::with_capacity(4 << 10));
+        let mut out = Exposition(String::with_capacity(8 << 10));
+        let counts = node.engine.counts();
         let gap = |opened: u64, closed: u64| opened.saturating_sub(closed);
         let websockets = gap(
             self.sum(|s| s.websockets_opened.get()),
@@ -242,6 +270,11 @@ impl Metrics {
         out.head("fanfare_sessions", "gauge", "Open sessions by transport.");
         out.line("fanfare_sessions", "transport", "websocket", websockets);
         out.line("fanfare_sessions", "transport", "event_stream", streams);
+        let polls = gap(
+            self.sum(|s| s.polls_opened.get()),
+            self.sum(|s| s.polls_closed.get()),
+        );
+        out.line("fanfare_sessions", "transport", "long_poll", polls);
         out.head(
             "fanfare_sessions_opened_total",
             "counter",
@@ -258,6 +291,12 @@ impl Metrics {
             "transport",
             "event_stream",
             self.sum(|s| s.streams_opened.get()),
+        );
+        out.line(
+            "fanfare_sessions_opened_total",
+            "transport",
+            "long_poll",
+            self.sum(|s| s.polls_opened.get()),
         );
         out.head(
             "fanfare_disconnects_total",
@@ -284,6 +323,14 @@ impl Metrics {
         for (label, count) in self.refusals.0.lock().iter() {
             out.line("fanfare_refusals_total", "error", label, *count);
         }
+        out.head(
+            "fanfare_jwks_fetches_total",
+            "counter",
+            "Fetches of the keys at tokens.jwks_url, by outcome.",
+        );
+        for (label, count) in self.jwks_fetches.0.lock().iter() {
+            out.line("fanfare_jwks_fetches_total", "outcome", label, *count);
+        }
         out.one(
             "fanfare_connections_accepted_total",
             "counter",
@@ -306,13 +353,101 @@ impl Metrics {
             "fanfare_channels",
             "gauge",
             "Channels with listeners.",
-            node.engine.channels() as u64,
+            counts.listened as u64,
+        );
+        for (name, kind, help, value) in [
+            (
+                "fanfare_channels_remembered",
+                "gauge",
+                "Channels that something is remembered of.",
+                counts.channels,
+            ),
+            (
+                "fanfare_history_publications",
+                "gauge",
+                "Kept publications, counted once per channel.",
+                counts.history_entries,
+            ),
+            (
+                "fanfare_history_bytes",
+                "gauge",
+                "Bytes of kept publications.",
+                counts.history_bytes,
+            ),
+            (
+                "fanfare_history_bytes_max",
+                "gauge",
+                "Limit of the bytes of kept publications.",
+                node.config.history.bytes_max,
+            ),
+            (
+                "fanfare_history_evicted_total",
+                "counter",
+                "Kept publications that went because of that limit.",
+                counts.evicted,
+            ),
+            (
+                "fanfare_versions",
+                "gauge",
+                "Keys of publications whose newest version is remembered.",
+                counts.versions,
+            ),
+            (
+                "fanfare_history_unkept_total",
+                "counter",
+                "Publications not kept because limits.channels_max was reached.",
+                counts.unkept,
+            ),
+        ] {
+            out.one(name, kind, help, value as u64);
+        }
+        out.one(
+            "fanfare_replayed_total",
+            "counter",
+            "Kept publications given to sessions that came back.",
+            self.sum(|s| s.replayed.get()),
+        );
+        out.one(
+            "fanfare_gaps_total",
+            "counter",
+            "Gaps told to sessions that came back.",
+            self.sum(|s| s.gaps.get()),
+        );
+        out.one(
+            "fanfare_conflated_total",
+            "counter",
+            "Publications waiting for a slow consumer that went for a newer one of the same key.",
+            self.sum(|s| s.conflated.get()),
+        );
+        out.one(
+            "fanfare_dropped_total",
+            "counter",
+            "Publications waiting for a slow consumer that went because they were the oldest.",
+            self.sum(|s| s.dropped.get()),
+        );
+        out.one(
+            "fanfare_repairs_total",
+            "counter",
+            "Holes in what arrived at a shard, filled from a stream or told.",
+            self.sum(|s| s.repairs.get()),
         );
         out.one(
             "fanfare_publications_total",
             "counter",
             "Publications accepted.",
             self.published.get(),
+        );
+        out.one(
+            "fanfare_publications_stale_total",
+            "counter",
+            "Publications dropped because their version came too late.",
+            self.stale.get(),
+        );
+        out.one(
+            "fanfare_publications_repeated_total",
+            "counter",
+            "Publications that were published before under the same Idempotency-Key.",
+            self.repeated.get(),
         );
         out.one(
             "fanfare_deliveries_total",

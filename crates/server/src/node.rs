@@ -14,6 +14,8 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{StreamSettings, WebSocketSettings};
+use fanfare_core::stream::app::Shared;
+use fanfare_core::stream::{HistoryRules, Resume};
 use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
 use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimits};
@@ -23,15 +25,17 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::door::{Listen, Rules};
-use crate::engine::{Engine, Mailboxes, MemoryEngine};
+use crate::engine::{Engine, Mailboxes, MemoryEngine, Once};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::{Listener, Shard};
 use crate::tls::Acceptor;
+use crate::tokens::Tokens;
 
 /// Descriptors kept back for the engine, files, and telling those who find no room so.
 const DESCRIPTORS_KEPT: usize = 64;
@@ -41,6 +45,10 @@ const BACKLOG: i32 = 4_096;
 
 /// Sessions closed per second when going away, unless `sessions.drain` asks for more.
 const DRAIN_PER_SECOND: usize = 500;
+
+/// Time between looks at what is kept and too old. Each look has a limit: see
+/// [`fanfare_core::stream::app::EXPIRED_PER_STEP`].
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Time between the slices of a drain.
 const DRAIN_SLICE: Duration = Duration::from_millis(50);
@@ -55,6 +63,7 @@ pub struct Node {
     /// Everything that is published passes here.
     pub publisher: Publisher,
     pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) clock: Clock,
     pub(crate) mailboxes: Mailboxes,
     /// Figures.
     pub metrics: Arc<Metrics>,
@@ -62,6 +71,7 @@ pub struct Node {
     pub(crate) rules: Rules,
     /// TLS, if there is any.
     pub(crate) tls: Option<Acceptor>,
+    pub(crate) tokens: Tokens,
     pub(crate) websocket_settings: Arc<WebSocketSettings>,
     /// The same for sessions that have agreed on permessage-deflate.
     pub(crate) deflate_settings: Arc<WebSocketSettings>,
@@ -92,13 +102,24 @@ impl Node {
         getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
-        let apps = [AppId::DEFAULT, AppId::PROBE];
+        let apps = vec![
+            (AppId::DEFAULT, config.history_rules()?),
+            (AppId::PROBE, HistoryRules::nothing()),
+        ];
+        let mut shared = Shared::new(limits.channels_max, config.history.bytes_max);
+        shared.versions_max = limits.versions_max;
+        let once = Once {
+            age: limits.idempotency_age,
+            keys_max: limits.idempotency_keys_max,
+        };
         let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(
-            &apps,
+            apps,
             epoch,
             Arc::clone(&mailboxes),
-            limits.channels_max,
+            shared,
+            once,
         ));
+        let clock = Clock::start();
         let metrics = Arc::new(Metrics::new(shards));
         let connections_max = match limits.connections_max {
             0 => open_files_max()
@@ -118,8 +139,10 @@ impl Node {
         let rules = Rules {
             policy: Policy {
                 key: config.key.clone(),
+                key_previous: config.key_previous.clone(),
                 private: patterns(&config.channels.private)?,
                 talk: patterns(&config.channels.talk)?,
+                presence: patterns(&config.channels.presence)?,
             },
             origins: OriginRules::new(&config.origins, development)?,
             hosts: HostRules::new(&config.hosts, on_loopback),
@@ -141,13 +164,15 @@ impl Node {
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
-            publisher: Publisher::new(Arc::clone(&engine), Arc::clone(&metrics)),
+            publisher: Publisher::new(Arc::clone(&engine), Arc::clone(&metrics), clock),
+            clock,
             engine,
             mailboxes,
             metrics,
             log: LogGate::new(),
             rules,
             tls,
+            tokens: Tokens::new(&config)?,
             websocket_settings: Arc::new(websocket),
             deflate_settings: Arc::new(deflate),
             stream_settings: Arc::new(StreamSettings {
@@ -255,8 +280,12 @@ impl Node {
             form: WireForm::WebSocketRaw,
             deflate: None,
             echo: false,
-            since: None,
+            resume: Resume::Now,
+            session: None,
+            wants_open: false,
+            wait: None,
             may_speak: false,
+            grant: None,
         }
     }
 
@@ -288,15 +317,13 @@ fn open_files_max() -> usize {
 /// Runs a node until it is told to stop. Blocks.
 pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
     let node = Node::new(config, tls)?;
-    let (mut listeners, listening) = open_listeners(&node)?;
-    let first = listening
-        .first()
-        .map(|first| first.address)
-        .context("no listener")?;
+    let (mut listeners, ports) = open_listeners(&node)?;
+    let first = ports.first().map(|first| first.address).context("no listener")?;
     let admin = match node.config.admin_address(first) {
         Some(address) if !node.admin_inside || node.config.admin_is_separate() => Some(bind_admin(address)?),
         _ => None,
     };
+    crate::jwks::start(&node)?;
     let (drain, draining) = watch::channel(Stage::Serving);
     let mut threads = Vec::new();
     let mut admin_socket = admin;
@@ -316,14 +343,13 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
     let mut signals = runtime
         .block_on(async { Signals::catch() })
         .context("cannot catch signals")?;
-    let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), listening.clone()));
+    let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), ports.clone()));
+    let expiring = runtime.spawn(expire_history(Arc::clone(&node)));
     runtime.block_on(async {
         wait_until_ready(&node).await;
         // The lines that scripts wait for; everything else is a log line on standard error.
-        listening
-            .iter()
-            .for_each(|listening| println!("listening on {listening}"));
-        let addresses: Vec<String> = listening.iter().map(ToString::to_string).collect();
+        ports.iter().for_each(|port| println!("listening on {port}"));
+        let addresses: Vec<String> = ports.iter().map(ToString::to_string).collect();
         tracing::info!(
             addresses = addresses.join(" "),
             shards = node.mailboxes.len(),
@@ -348,6 +374,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
     });
     let joined = runtime.block_on(async { join_all(threads).await });
     probing.abort();
+    expiring.abort();
     joined?;
     tracing::info!("stopped");
     Ok(())
@@ -355,12 +382,12 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
 
 /// Where this node listens.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Listening {
+pub(crate) struct Port {
     pub(crate) address: SocketAddr,
     pub(crate) is_tls: bool,
 }
 
-impl std::fmt::Display for Listening {
+impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = if self.is_tls { "https" } else { "http" };
         write!(f, "{scheme}://{}", self.address)
@@ -368,10 +395,10 @@ impl std::fmt::Display for Listening {
 }
 
 /// Opens the listeners: those of each shard, and where they are.
-fn open_listeners(node: &Node) -> Result<(Vec<Vec<Listener>>, Vec<Listening>)> {
+fn open_listeners(node: &Node) -> Result<(Vec<Vec<Listener>>, Vec<Port>)> {
     let count = node.mailboxes.len();
     let mut shards: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
-    let mut listening = Vec::new();
+    let mut ports = Vec::new();
     let places = [
         (node.config.listen, false, "listen"),
         (node.config.tls.listen, true, "tls.listen"),
@@ -382,9 +409,9 @@ fn open_listeners(node: &Node) -> Result<(Vec<Vec<Listener>>, Vec<Listening>)> {
         for (shard, socket) in shards.iter_mut().zip(sockets) {
             shard.push(Listener { socket, is_tls });
         }
-        listening.push(Listening { address, is_tls });
+        ports.push(Port { address, is_tls });
     }
-    Ok((shards, listening))
+    Ok((shards, ports))
 }
 
 /// Where a node is in its life, as its shards see it.
@@ -403,6 +430,19 @@ async fn join_all(threads: Vec<std::thread::JoinHandle<Result<()>>>) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Lets go what has become too old, also where nothing is published any more.
+async fn expire_history(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        while node.engine.expire(node.clock.now()) {
+            // The lock is free in between.
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 async fn wait_until_ready(node: &Node) {

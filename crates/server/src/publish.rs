@@ -5,7 +5,8 @@ use std::sync::Arc;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::publication::Draft;
 
-use crate::engine::{Drafts, Engine, Receipt};
+use crate::clock::Clock;
+use crate::engine::{Drafts, Engine, Receipt, Receipts};
 use crate::metrics::Metrics;
 
 /// Hands drafts to the engine and counts what comes of it.
@@ -13,33 +14,44 @@ use crate::metrics::Metrics;
 pub struct Publisher {
     engine: Arc<dyn Engine>,
     metrics: Arc<Metrics>,
+    clock: Clock,
 }
 
 impl Publisher {
     /// A publisher for this engine.
-    pub fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>) -> Self {
-        Self { engine, metrics }
+    pub fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self {
+            engine,
+            metrics,
+            clock,
+        }
     }
 
     /// Publishes one draft. When this returns a receipt, the publication is ordered and on its way
     /// to every shard that has listeners.
     pub fn publish(&self, draft: Draft) -> Result<Receipt, Refusal> {
-        let receipts = self.publish_all(Drafts::from_iter([draft]))?;
+        let receipts = self.publish_all(Drafts::from_iter([draft]), None)?;
         receipts.first().copied().ok_or(Refusal::Overloaded)
     }
 
-    /// Publishes drafts of one app, in order: all or none.
-    pub fn publish_all(&self, drafts: Drafts) -> Result<Vec<Receipt>, Refusal> {
+    /// Publishes drafts of one app, in order: all or none; and only once under a key `once`.
+    pub fn publish_all(&self, drafts: Drafts, once: Option<&str>) -> Result<Receipts, Refusal> {
         let Some(app) = drafts.first().map(|draft| draft.app) else {
-            return Ok(Vec::new());
+            return Ok(Receipts::new());
         };
-        let count = drafts.len();
-        match self.engine.publish(app, drafts) {
+        match self.engine.publish(app, drafts, once, self.clock.now()) {
             Ok(receipts) => {
                 if app == fanfare_core::app::AppId::DEFAULT {
-                    self.metrics.published.add(count);
+                    for receipt in &receipts {
+                        let counter = match receipt {
+                            _ if receipt.is_repeat => &self.metrics.repeated,
+                            _ if receipt.is_stale => &self.metrics.stale,
+                            _ => &self.metrics.published,
+                        };
+                        counter.add(1);
+                    }
                 }
-                Ok(receipts.into_vec())
+                Ok(receipts)
             }
             Err(refusal) => {
                 self.metrics.refused(&refusal);

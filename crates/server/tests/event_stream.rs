@@ -55,39 +55,6 @@ async fn publications_become_events() {
 }
 
 #[tokio::test]
-async fn a_listener_that_comes_back_is_told_of_a_gap_and_only_then() {
-    let server = Server::start(&[]);
-    let mut stays = server.stream("/ch/a", "").await;
-    server.post("/ch/a", b"1").await;
-    let seen = stays
-        .event()
-        .await
-        .lines()
-        .next()
-        .unwrap()
-        .trim_start_matches("id: ")
-        .to_owned();
-    server.post("/ch/b", b"elsewhere").await;
-    let mut back = server
-        .stream("/ch/a", &format!("Last-Event-ID: {seen}\r\n"))
-        .await;
-    server.post("/ch/a", b"2").await;
-    assert!(back.event().await.ends_with("data: 2\n\n"));
-    let mut late = server
-        .stream("/ch/a", &format!("Last-Event-ID: {seen}\r\n"))
-        .await;
-    let gap = late.event().await;
-    assert!(gap.contains("event: gap\ndata: {\"channel\":\"a\"}"), "{gap}");
-    // A browser comes back to the same URL: what it says it has seen counts more than the URL.
-    let both = server
-        .stream(&format!("/ch/a?since={seen}"), "Last-Event-ID: elsewhere\r\n")
-        .await;
-    assert!({ both }.event().await.contains("event: gap"));
-    let mut foreign = server.stream("/ch/a?since=another-server", "").await;
-    assert!(foreign.event().await.contains("event: gap"));
-}
-
-#[tokio::test]
 async fn a_stream_may_follow_a_request_on_the_same_connection() {
     let server = Server::start(&[]);
     let mut peer = server.connect().await;

@@ -128,7 +128,7 @@ async fn sigterm_closes_sessions_and_exits_with_0() {
         assert_eq!(peer.hear().await, Said::End);
     }
     assert!(stream.event().await.ends_with("data: last words\n\n"));
-    assert!(stream.event().await.starts_with("retry: "));
+    assert!(stream.block().await.starts_with("retry: "));
     assert!(!stream.more().await);
     let (status, logs) = server.wait();
     assert_eq!(status.code(), Some(0), "{logs}");

@@ -40,6 +40,94 @@ async fn a_stalled_reader_is_closed_with_4408_and_nobody_else_notices() {
     assert!(server.is_alive());
 }
 
+/// A channel with this rule; a listener that does not read while so many messages of 8 KiB, of three
+/// keys, are published.
+async fn flooded(slow_consumer: &str, path: &str, count: usize) -> (Server, support::Peer) {
+    let rules = format!("[{{ channels = \"a\", slow_consumer = \"{slow_consumer}\" }}]");
+    let server = Server::start(&[
+        ("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "200000"),
+        ("FANFARE_CHANNELS_RULES", &rules),
+    ]);
+    let slow = server.websocket(path).await;
+    let mut publisher = server.connect().await;
+    for n in 0..count {
+        let (path, message) = (
+            format!("/ch/a?key={}", n % 3),
+            format!("{n} {}", "x".repeat(8_192)),
+        );
+        let (status, _, answer) = publisher.request("POST", &path, "", message.as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    (server, slow)
+}
+
+fn number(message: &str) -> usize {
+    message
+        .split(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(usize::MAX)
+}
+
+#[tokio::test]
+async fn where_only_the_newest_counts_a_slow_reader_gets_that_of_each_key() {
+    const COUNT: usize = 3_000;
+    let (server, mut slow) = flooded("newest", "/ch/a", COUNT).await;
+    assert!(server.metric("fanfare_conflated_total").await > 1_000);
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| *last < COUNT - 1) {
+        match slow.hear().await {
+            Said::Text(message) => heard.push(number(&message)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        heard.is_sorted() && heard.len() < COUNT - 1_000,
+        "{}",
+        heard.len()
+    );
+    // The last of each key are the last that were published.
+    assert!(
+        heard.ends_with(&[COUNT - 3, COUNT - 2, COUNT - 1]),
+        "{:?}",
+        heard.last_chunk::<8>()
+    );
+}
+
+#[tokio::test]
+async fn where_the_oldest_may_go_a_slow_reader_is_told_so() {
+    const COUNT: usize = 3_000;
+    let (server, mut slow) = flooded("drop_oldest", "/ch/a?meta=1", COUNT).await;
+    assert!(server.metric("fanfare_dropped_total").await > 1_000);
+    let (mut last, mut is_told) = (None, false);
+    while last != Some(COUNT - 1) {
+        let Said::Text(text) = slow.hear().await else {
+            panic!("it is not closed");
+        };
+        let Some((_, message)) = text.split_once("\"data\":\"") else {
+            assert_eq!(text, r#"{"event":"gap","channel":"a"}"#);
+            is_told = true;
+            continue;
+        };
+        let n = number(message);
+        assert!(
+            is_told || Some(n) == last.map_or(Some(0), |last| Some(last + 1)),
+            "{n} after {last:?} and nothing was said"
+        );
+        assert!(last.is_none_or(|last| n > last));
+        (last, is_told) = (Some(n), false);
+    }
+    // A raw WebSocket has no form for it, and is closed as elsewhere.
+    let (_server, mut raw) = flooded("drop_oldest", "/ch/a", COUNT).await;
+    let end = loop {
+        match raw.hear().await {
+            Said::Text(_) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(end, Said::Close(4408, _)), "{end:?}");
+}
+
 #[tokio::test]
 async fn a_stalled_event_stream_just_ends() {
     let server = Server::start(&[("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "200000")]);

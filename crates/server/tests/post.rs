@@ -75,7 +75,7 @@ async fn answers_and_refusals() {
         "{\"channel\":\"a\",\"listeners\":0,\"next\":",
     )
     .await;
-    check(&server, "GET", "/ch/a?since=x-1", "", b"", 400, "kept messages").await;
+    check(&server, "GET", "/ch/a?last=x", "", b"", 400, "whole number").await;
     check(&server, "GET", "/nowhere", "", b"", 404, "not_found").await;
     check(&server, "HEAD", "/health", "", b"", 200, "").await;
     check(&server, "GET", "/health", "", b"", 200, "ok\n").await;

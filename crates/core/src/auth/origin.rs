@@ -165,14 +165,24 @@ impl OriginRules {
         if allowed { Ok(Some(text)) } else { Err(refused()) }
     }
 
+    /// Whether an allowed origin is one that somebody named, or this server's own: not any page
+    /// that `*` lets in, and not `null`, which a sandboxed frame of any page sends.
+    pub fn is_named(&self, origin: &[u8], host: Option<&str>) -> bool {
+        let origin = std::str::from_utf8(origin).ok().and_then(Self::parse);
+        origin.is_some_and(|origin| self.names(&origin, host))
+    }
+
     fn allows(&self, text: &str, host: Option<&str>) -> bool {
-        let Some(origin) = Origin::parse(text) else {
-            return false;
-        };
-        if origin.host.contains('*') {
-            return false;
-        }
-        if self.any || self.listed.iter().any(|listed| covers(listed, &origin)) {
+        Self::parse(text).is_some_and(|origin| self.any || self.names(&origin, host))
+    }
+
+    /// The origin of a page, which holds no star.
+    fn parse(text: &str) -> Option<Origin> {
+        Origin::parse(text).filter(|origin| !origin.host.contains('*'))
+    }
+
+    fn names(&self, origin: &Origin, host: Option<&str>) -> bool {
+        if self.listed.iter().any(|listed| covers(listed, origin)) {
             return true;
         }
         if self.development && is_loopback_host(&origin.host) {
@@ -322,6 +332,38 @@ mod tests {
                 .check(std::iter::once(&b"http://\xff"[..]), Some("localhost"))
                 .is_err()
         );
+    }
+
+    #[track_caller]
+    fn check_named(listed: &[&str], development: bool, origin: &[u8], host: &str, expected: bool) {
+        let listed: Vec<String> = listed.iter().map(|text| (*text).to_owned()).collect();
+        let rules = OriginRules::new(&listed, development).unwrap();
+        let shown = String::from_utf8_lossy(origin);
+        assert_eq!(
+            rules.is_named(origin, Some(host)),
+            expected,
+            "{shown} by {listed:?}"
+        );
+    }
+
+    #[test]
+    fn who_is_let_in_by_a_star_was_not_named() {
+        let own = "shop.example";
+        check_named(&[], false, b"https://shop.example", own, true);
+        check_named(&["*"], false, b"https://shop.example", own, true);
+        check_named(&["*"], false, b"https://evil.example", own, false);
+        check_named(&["null", "*"], false, b"null", own, false);
+        check_named(&[], true, b"null", "localhost", false);
+        check_named(&[], true, b"http://localhost:3000", "localhost:8080", true);
+        check_named(&["https://*.a.example"], false, b"https://b.a.example", own, true);
+        check_named(
+            &["https://*.a.example"],
+            false,
+            b"https://*.a.example",
+            own,
+            false,
+        );
+        check_named(&["*"], false, b"https://\xff", own, false);
     }
 
     #[test]

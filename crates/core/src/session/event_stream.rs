@@ -1,6 +1,6 @@
 //! An event stream of the plain door: listening only.
 //!
-//! First bytes at once, so that the browser knows it is connected; a comment every
+//! First bytes at once, so that the browser knows it is connected; a sign of life every
 //! `heartbeat_interval`, so that nothing between closes an idle line; an end after about ten
 //! minutes, from which `EventSource` comes back by itself with its last id, so that load spreads
 //! and permissions are checked again (`plain.md` section 3).
@@ -10,8 +10,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::Action;
 use crate::disconnect::Disconnect;
 use crate::moment::Moment;
@@ -20,7 +18,7 @@ use crate::wire::sse;
 /// What all event streams of a node have in common.
 #[derive(Clone, Debug)]
 pub struct StreamSettings {
-    /// Time between comments on a quiet stream.
+    /// Time between signs of life on a quiet stream.
     pub heartbeat_interval: Duration,
 }
 
@@ -30,6 +28,8 @@ pub struct EventStream {
     settings: Arc<StreamSettings>,
     heartbeat_at: Moment,
     ends_at: Moment,
+    /// When the token that let the peer in runs out.
+    deadline: Moment,
     /// What the peer is told to wait when the server itself goes away.
     retry: Duration,
     over: bool,
@@ -48,18 +48,27 @@ impl EventStream {
             settings,
             heartbeat_at: first_heartbeat,
             ends_at,
+            deadline: Moment::NEVER,
             retry,
             over: false,
         }
     }
 
+    /// The same for a peer that was let in by a token, which runs out at `deadline`.
+    #[must_use]
+    pub fn until(self, deadline: Moment) -> Self {
+        Self { deadline, ..self }
+    }
+
     pub(super) fn on_timeout(&mut self, now: Moment, actions: &mut Vec<Action>) {
         if self.over {
+        } else if now >= self.deadline {
+            self.close(Disconnect::Expired, actions);
         } else if now >= self.ends_at {
             self.close(Disconnect::Aged, actions);
         } else if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.settings.heartbeat_interval;
-            actions.push(Action::Send(Bytes::from_static(sse::HEARTBEAT)));
+            actions.push(Action::SendPosition);
         }
     }
 
@@ -67,7 +76,7 @@ impl EventStream {
         if self.over {
             Moment::NEVER
         } else {
-            self.heartbeat_at.min(self.ends_at)
+            self.heartbeat_at.min(self.ends_at).min(self.deadline)
         }
     }
 
@@ -82,15 +91,18 @@ impl EventStream {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
-    #[test]
-    fn a_quiet_stream_gets_comments_and_then_an_end() {
+    #[track_caller]
+    fn check_end(deadline: u64, end: u64, why: Disconnect) {
         let settings = Arc::new(StreamSettings {
             heartbeat_interval: Duration::from_secs(25),
         });
         let at = |seconds| Moment::after_start(Duration::from_secs(seconds));
-        let mut stream = EventStream::new(settings, at(20), at(60), Duration::from_secs(2));
+        let stream = EventStream::new(settings, at(20), at(60), Duration::from_secs(2));
+        let mut stream = stream.until(at(deadline));
         let mut said = Vec::new();
         for second in 0..=70 {
             let mut actions = Vec::new();
@@ -99,12 +111,21 @@ mod tests {
             }
             said.extend(actions.into_iter().map(|action| (second, action)));
         }
-        let comment = || Action::Send(Bytes::from_static(b":\n\n"));
-        let end = Action::Close {
-            farewell: None,
-            why: Disconnect::Aged,
-        };
-        assert_eq!(said, [(20, comment()), (45, comment()), (60, end)]);
+        let last = Action::Close { farewell: None, why };
+        assert_eq!(
+            said,
+            [
+                (20, Action::SendPosition),
+                (45, Action::SendPosition),
+                (end, last)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_quiet_stream_gets_comments_and_then_an_end() {
+        check_end(1_000, 60, Disconnect::Aged);
+        check_end(50, 50, Disconnect::Expired);
     }
 
     #[test]

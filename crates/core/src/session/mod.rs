@@ -14,50 +14,46 @@
 //! Publications do not pass through the session. They are encoded once for all and queued
 //! straight into the outbox by the shard; that is why fan-out costs nothing per protocol.
 //!
+//! # Permission that ends
+//!
+//! Who came with a token has a deadline, and the session ends there with [`Disconnect::Expired`].
+//! A session does not know what a token says: it hands a fresh one on as [`Action::Refresh`].
+//! Until the answer it hands on what the peer says as well, so whoever carries out
+//! [`Action::Publish`] for a session with a token looks at its permission again.
+//!
 //! # Subscribing
 //!
-//! Announce interest to the engine, enter the hub, then go live. Without kept history there is
-//! nothing to merge, but the order of those steps already matters: the engine answers with the
-//! channel's position *at the moment of interest*, so that a listener who comes back with the
-//! position it saw last is either up to date or told of a gap, never silently behind.
+//! Announce interest to the engine, enter the hub with the position that it answers, queue what was
+//! missed up to there, then go live. The engine answers at one point of the order: what was
+//! published before is in its answer or in a gap that the peer is told of, what is published later
+//! reaches the hub. In between nothing is lost, since the shard does nothing else; what waits in
+//! its mailbox from before is not for the new session, and the hub knows that by the position.
 
 use bytes::Bytes;
-use std::fmt;
 
+use crate::auth::Secret;
 use crate::disconnect::Disconnect;
 use crate::moment::Moment;
 use crate::publication::DataKind;
 
 mod event_stream;
+mod long_poll;
 mod plain_websocket;
 
 pub use event_stream::{EventStream, StreamSettings};
+pub use long_poll::LongPoll;
 pub use plain_websocket::{PlainWebSocket, WebSocketSettings};
 
-/// Names a session, for logs and for excluding it from what it said itself.
-///
-/// Drawn at random by the server, so that it cannot be guessed; shown as 22 letters and digits.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct SessionId(pub u128);
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-        let mut text = [b'0'; 22];
-        let mut rest = self.0;
-        for digit in text.iter_mut().rev() {
-            *digit = DIGITS[usize::try_from(rest % 62).unwrap_or(0)];
-            rest /= 62;
-        }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
-    }
-}
+pub use crate::session_id::SessionId;
 
 /// What a session wants done.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Action {
     /// Queue these bytes for the peer, behind what waits already.
     Send(Bytes),
+    /// Queue a sign of life for an event stream: with the position up to which all that concerns it
+    /// is queued, if the shard can tell, so that a reader of a quiet channel does not fall behind.
+    SendPosition,
     /// The peer speaks: publish this to the channels it is connected to, to everyone but itself
     /// (unless it asked for its echo). A refusal comes back through `on_refused`.
     Publish {
@@ -66,6 +62,9 @@ pub enum Action {
         /// The message.
         data: Bytes,
     },
+    /// The peer brings a fresh token in place of the one that let it in. If it is good and of the
+    /// same user, [`Session::on_refreshed`] follows; else a refusal, through `on_refused`.
+    Refresh(Secret),
     /// The session is over. Queue `farewell`, if any, then end the connection.
     Close {
         /// The last bytes for the peer: a close frame, the end of a stream.
@@ -82,6 +81,8 @@ pub enum Session {
     PlainWebSocket(PlainWebSocket),
     /// The plain door over an event stream.
     EventStream(EventStream),
+    /// One request of the plain door that waits for something new.
+    LongPoll(LongPoll),
 }
 
 impl Session {
@@ -90,8 +91,8 @@ impl Session {
     pub fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) {
         match self {
             Self::PlainWebSocket(session) => session.on_bytes(now, bytes, actions),
-            // A listener of an event stream has nothing to say; what it sends is ignored.
-            Self::EventStream(_) => {}
+            // Such a listener has nothing to say; what it sends is ignored.
+            Self::EventStream(_) | Self::LongPoll(_) => {}
         }
     }
 
@@ -100,11 +101,21 @@ impl Session {
         self.close(Disconnect::Refused(refusal), actions);
     }
 
+    /// The token of an [`Action::Refresh`] was good: what it grants ends at `deadline`.
+    pub fn on_refreshed(&mut self, deadline: Moment, may_speak: bool) {
+        match self {
+            Self::PlainWebSocket(session) => session.on_refreshed(deadline, may_speak),
+            // Nothing can be said over these: who listens comes back with the new token.
+            Self::EventStream(_) | Self::LongPoll(_) => {}
+        }
+    }
+
     /// The time given by [`Self::poll_timeout`] has come.
     pub fn on_timeout(&mut self, now: Moment, actions: &mut Vec<Action>) {
         match self {
             Self::PlainWebSocket(session) => session.on_timeout(now, actions),
             Self::EventStream(session) => session.on_timeout(now, actions),
+            Self::LongPoll(session) => session.on_timeout(now, actions),
         }
     }
 
@@ -113,6 +124,7 @@ impl Session {
         match self {
             Self::PlainWebSocket(session) => session.poll_timeout(),
             Self::EventStream(session) => session.poll_timeout(),
+            Self::LongPoll(session) => session.poll_timeout(),
         }
     }
 
@@ -121,6 +133,7 @@ impl Session {
         match self {
             Self::PlainWebSocket(session) => session.close(why, actions),
             Self::EventStream(session) => session.close(why, actions),
+            Self::LongPoll(session) => session.close(why, actions),
         }
     }
 }

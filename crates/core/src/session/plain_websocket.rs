@@ -5,15 +5,20 @@
 //! Whoever may only listen and speaks nevertheless is closed with 4403 and the reason, since a
 //! message that silently vanished would be worse.
 //!
+//! Who came with a token and `meta=1` may send `{"token":"…"}`, a fresh one for the same user, before
+//! the old one runs out (`plain.md` section 6). It is answered with silence, or 4401 or 4403.
+//!
 //! Sizes: an idle session holds no buffer; a message that arrives in pieces is kept in the
 //! decoder and nowhere else.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Action;
+use crate::auth::Secret;
 use crate::disconnect::{Disconnect, Refusal};
 use crate::moment::Moment;
 use crate::publication::DataKind;
@@ -46,7 +51,21 @@ pub struct PlainWebSocket {
     /// When the message that is still incomplete began; `NEVER` when there is none.
     unfinished_since: Moment,
     may_speak: bool,
+    /// When the token that let the peer in runs out.
+    deadline: Moment,
+    refresh: Refresh,
     over: bool,
+}
+
+/// Whether a text may be a fresh token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Refresh {
+    /// No: the peer came without one, or every text is a message.
+    Never,
+    /// Yes.
+    Possible,
+    /// One was handed on, and whether the peer may speak is not known until it is judged.
+    Asked,
 }
 
 impl PlainWebSocket {
@@ -60,8 +79,28 @@ impl PlainWebSocket {
             ping_at: first_ping,
             unfinished_since: Moment::NEVER,
             may_speak,
+            deadline: Moment::NEVER,
+            refresh: Refresh::Never,
             over: false,
         }
+    }
+
+    /// The same for a peer that was let in by a token, which runs out at `deadline`. `meta`: it
+    /// speaks JSON, and so may bring a fresh one.
+    #[must_use]
+    pub fn until(self, deadline: Moment, meta: bool) -> Self {
+        let refresh = if meta { Refresh::Possible } else { Refresh::Never };
+        Self {
+            deadline,
+            refresh,
+            ..self
+        }
+    }
+
+    pub(super) fn on_refreshed(&mut self, deadline: Moment, may_speak: bool) {
+        self.deadline = deadline;
+        self.may_speak = may_speak;
+        self.refresh = Refresh::Possible;
     }
 
     pub(super) fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) {
@@ -111,7 +150,10 @@ impl PlainWebSocket {
             && data == ask.as_bytes()
         {
             actions.push(Action::Send(websocket::text(reply.as_bytes())));
-        } else if self.may_speak {
+        } else if let Some(token) = self.fresh_token(kind, &data) {
+            self.refresh = Refresh::Asked;
+            actions.push(Action::Refresh(token));
+        } else if self.may_speak || self.refresh == Refresh::Asked {
             actions.push(Action::Publish { kind, data });
         } else {
             let refusal = Refusal::Forbidden(
@@ -121,9 +163,26 @@ impl PlainWebSocket {
         }
     }
 
+    /// The token, if this is one in place of a message: an object whose only name is `token`. What
+    /// has that form and holds no text is a bad token rather than a message.
+    fn fresh_token(&self, kind: DataKind, data: &[u8]) -> Option<Secret> {
+        if self.refresh == Refresh::Never
+            || kind != DataKind::Text
+            || !data.trim_ascii_start().starts_with(b"{")
+        {
+            return None;
+        }
+        let members: HashMap<String, serde_json::Value> = serde_json::from_slice(data).ok()?;
+        let token = members.get("token").filter(|_| members.len() == 1)?;
+        Some(Secret::new(token.as_str().unwrap_or_default()))
+    }
+
     pub(super) fn on_timeout(&mut self, now: Moment, actions: &mut Vec<Action>) {
         if self.over {
             return;
+        }
+        if now >= self.deadline {
+            return self.close(Disconnect::Expired, actions);
         }
         if now >= self.unfinished_since + self.settings.message_time_max {
             let why = Disconnect::Protocol {
@@ -148,6 +207,7 @@ impl PlainWebSocket {
             return Moment::NEVER;
         }
         self.ping_at
+            .min(self.deadline)
             .min(self.unfinished_since + self.settings.message_time_max)
     }
 

@@ -1,5 +1,7 @@
 //! Conversations: `C` the client sends (hex of the unmasked frame's meaning, see below), `S` the
-//! server must send, `P` it must publish, `+` seconds pass, `X` the session ends with this label.
+//! server must send, `P` it must publish, `R` it must have a token judged, `A` the token is good until
+//! that many seconds after the start and its bearer may speak or not, `+` seconds pass, `X` the session
+//! ends with this label.
 //!
 //! A client line is `text hello`, `binary ff00`, `ping x`, `close 1000`, `part he` (a text begun
 //! and not finished), `rest llo` (its end) or `raw 81 05` (bytes as they are).
@@ -72,6 +74,7 @@ impl Line<'_> {
         for action in actions {
             self.said.push(match action {
                 Action::Send(bytes) => format!("S {}", describe(&bytes)),
+                Action::SendPosition => "position".to_owned(),
                 Action::Publish {
                     kind: DataKind::Text,
                     data,
@@ -82,6 +85,7 @@ impl Line<'_> {
                     kind: DataKind::Binary,
                     data,
                 } => format!("P {:02x?}", &data[..]),
+                Action::Refresh(token) => format!("R {}", token.expose()).trim_end().to_owned(),
                 Action::Close { farewell, why } => {
                     let farewell = farewell.map_or("nothing".to_owned(), |bytes| describe(&bytes));
                     format!("X {} {farewell}", why.label())
@@ -105,10 +109,20 @@ fn describe(bytes: &[u8]) -> String {
 
 #[track_caller]
 fn check_as(may_speak: bool, conversation: &str) {
+    check_session(may_speak, |session, _| session, conversation);
+}
+
+#[track_caller]
+fn check_session(
+    may_speak: bool,
+    change: impl FnOnce(PlainWebSocket, Moment) -> PlainWebSocket,
+    conversation: &str,
+) {
     let settings = settings();
     let start = Moment::after_start(Duration::from_secs(1_000));
     let ping = start + settings.ping_interval;
     let session = PlainWebSocket::new(Arc::new(settings.clone()), start, ping, may_speak);
+    let session = change(session, start);
     let mut line = Line {
         settings: &settings,
         now: start,
@@ -125,6 +139,11 @@ fn check_as(may_speak: bool, conversation: &str) {
             ("C", words) => {
                 let mut bytes = client(words.trim());
                 line.drive(|session, now, actions| session.on_bytes(now, &mut bytes, actions));
+            }
+            ("A", words) => {
+                let (seconds, speech) = words.trim().split_once(' ').unwrap();
+                let deadline = start + Duration::from_secs(seconds.parse().unwrap());
+                line.session.on_refreshed(deadline, speech == "speak");
             }
             ("+", seconds) => {
                 let until = line.now + Duration::from_secs(seconds.trim().parse().unwrap());
@@ -277,6 +296,86 @@ fn who_may_only_listen_is_told_so() {
         false,
         "C text x
                      X refused close 4403",
+    );
+}
+
+/// A peer with a token of 40 seconds.
+#[track_caller]
+fn check_token(may_speak: bool, meta: bool, conversation: &str) {
+    let until = |session: PlainWebSocket, start| session.until(start + Duration::from_secs(40), meta);
+    check_session(may_speak, until, conversation);
+}
+
+#[test]
+fn a_token_that_runs_out_ends_the_session() {
+    check_token(
+        true,
+        true,
+        "+ 39
+         S ping
+         C text x
+         P x
+         + 1
+         X expired close 4401
+         C text late",
+    );
+}
+
+#[track_caller]
+fn check_text(may_refresh: bool, text: &str, expected: &str) {
+    check_token(true, may_refresh, &format!("C text {text}\n{expected}"));
+}
+
+#[test]
+fn a_fresh_token_is_handed_on_and_not_relayed() {
+    check_token(
+        true,
+        true,
+        r#"C text {"token":"t"}
+           R t
+           A 90 speak
+           + 45
+           S ping
+           C text x
+           P x
+           + 45
+           S ping
+           S ping
+           X expired close 4401"#,
+    );
+    // Whatever has the form is no message, and what only resembles it is one.
+    check_text(true, r#"{"token":7}"#, "R");
+    check_text(true, r#"{"token":""}"#, "R");
+    check_text(true, r#" { "token":"t"}"#, "R t");
+    check_text(true, r#"{"token":["#, r#"P {"token":["#);
+    check_text(true, r#"{"tokens":7}"#, r#"P {"tokens":7}"#);
+    check_text(true, "{}", "P {}");
+    check_text(true, "token", "P token");
+    check_text(false, r#"{"token":7}"#, r#"P {"token":7}"#);
+    check("C text {\"token\":7}\nP {\"token\":7}");
+}
+
+#[test]
+fn until_a_token_is_judged_speech_is_handed_on_to_be_judged() {
+    check_token(
+        false,
+        true,
+        r#"C text {"token":"t"}
+           R t
+           C text x
+           P x
+           A 90 mute
+           C text y
+           X refused close 4403"#,
+    );
+    check_token(
+        false,
+        true,
+        r#"C text {"token":"t"}
+           R t
+           A 90 speak
+           C text y
+           P y"#,
     );
 }
 

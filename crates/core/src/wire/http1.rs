@@ -438,7 +438,11 @@ pub fn response(status: u16, fields: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     {
         out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
     }
-    out.extend_from_slice(format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len()).as_bytes());
+    let length = body.len();
+    out.extend_from_slice(
+        format!("Referrer-Policy: no-referrer\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
+            .as_bytes(),
+    );
     out.extend_from_slice(body);
     out
 }

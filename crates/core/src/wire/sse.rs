@@ -62,6 +62,13 @@ pub fn prologue(delay: Duration) -> Bytes {
     format!(":\nretry: {}\n\n", delay.as_millis()).into()
 }
 
+/// Moves a reader's last id forward without an event: an event without data is not dispatched,
+/// but its id counts (WHATWG HTML, "dispatch the event", steps 1 and 2). So a reader that
+/// comes back from a quiet channel says a fresh id instead of an ancient one.
+pub fn position(id: impl std::fmt::Display) -> Bytes {
+    format!("id: {id}\n\n").into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -143,7 +143,7 @@ impl Drive<'_> {
                     Frame::Data(message) => settled.extend(hearing.hear(subscriber, message)),
                     Frame::Ping(payload) => drop(subscriber.socket.write(&wire::pong(payload))),
                     Frame::Close(code) => subscriber.close_code = Some(code),
-                    Frame::Other => {}
+                    Frame::Pong(_) | Frame::Other => {}
                 }
             }
             at

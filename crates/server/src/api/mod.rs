@@ -38,6 +38,7 @@ use crate::shard::{Facts, Shard, StreamBody};
 mod assets;
 mod guarded;
 mod line_io;
+mod look;
 mod speak;
 
 use guarded::{BadHead, Guarded};
@@ -227,6 +228,8 @@ async fn answer(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    // A URL may hold a token.
+    fields.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     if is_http && !may_go_on {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -275,7 +278,7 @@ fn with_origin(mut answer: Answer, origin: Option<String>) -> Answer {
 async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
     let result = match asking.head.method {
         Method::GET | Method::HEAD if asking.asked.wants_stream() => return stream(shard, peer, asking),
-        Method::GET | Method::HEAD => speak::look(shard, &asking.asked),
+        Method::GET | Method::HEAD => look::look(shard, peer, asking).await,
         Method::POST => speak::post(shard, asking).await,
         _ => match fanfare_core::wire::plain::request::PlainRequest::parse(asking.asked.path, None, 1) {
             Some(_) => Err(Refusal::MethodNotAllowed { allow: "GET, POST" }),
@@ -306,6 +309,12 @@ fn asked(head: &Parts) -> Asked<'_> {
             .map(HeaderValue::as_bytes)
             .collect(),
         authorization: fields.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
+        cookies: fields
+            .get_all(header::COOKIE)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect(),
+        fetch_site: fields.get("sec-fetch-site").map(HeaderValue::as_bytes),
         accept: fields.get(header::ACCEPT).map(HeaderValue::as_bytes),
         last_event_id: text(header::HeaderName::from_static("last-event-id")),
         extensions: fields
@@ -429,7 +438,7 @@ fn preflight() -> Answer {
         header::ACCESS_CONTROL_ALLOW_METHODS,
         HeaderValue::from_static("GET, POST"),
     );
-    let allowed = HeaderValue::from_static("Authorization, Content-Type, Last-Event-ID");
+    let allowed = HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key, Last-Event-ID");
     fields.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
     fields.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     answer

@@ -1,4 +1,4 @@
-//! Speaking by POST, and looking at a channel by GET.
+//! Speaking by POST.
 
 use std::rc::Rc;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use fanfare_core::app::AppId;
 use fanfare_core::auth::{Identity, Operation};
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::idempotency::IDEMPOTENCY_KEY_BYTES_MAX;
 use fanfare_core::publication::{Audience, DataKind, Draft};
 use fanfare_core::wire::plain::batch::{self, BatchLimits};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
@@ -14,29 +15,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 
 use super::{Answer, Asking, json, not_found};
-use crate::door::{self, Asked};
-use crate::engine::Receipt;
+use crate::door::{self, Purpose};
+use crate::engine::{Drafts, Receipt};
 use crate::node::Node;
 use crate::shard::Shard;
-
-/// `GET /ch/orders`: who listens, and where the order stands.
-pub(super) fn look(shard: &Shard, asked: &Asked<'_>) -> Result<Answer, Refusal> {
-    let node = &shard.node;
-    let listen = door::listen(node, asked, false)?;
-    if listen.since.is_some() {
-        return Err(Refusal::bad_request(
-            "since= needs kept messages, which this version has not; listen by WebSocket or event stream",
-        ));
-    }
-    let [channel] = listen.channels.as_slice() else {
-        return Err(Refusal::bad_request("ask for one channel at a time"));
-    };
-    let (listeners, next) = node.engine.look(AppId::DEFAULT, channel);
-    let name = serde_json::Value::from(channel.as_str());
-    Ok(json(format!(
-        "{{\"channel\":{name},\"listeners\":{listeners},\"next\":\"{next}\",\"messages\":[]}}\n"
-    )))
-}
 
 /// `POST`: the body is the message, or in NDJSON many messages.
 pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<Answer, Refusal> {
@@ -47,9 +29,10 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
         return Err(Refusal::Draining);
     }
     let asked = &asking.asked;
-    let identity = node.rules.identify(asked)?;
+    let identity = door::identify(node, asked, Purpose::Post)?;
     let plain =
         PlainRequest::parse(asked.path, asked.query, limits.subscriptions_max).ok_or_else(not_found)??;
+    let once = idempotency_key(fields)?;
     let is_batch = plain.target == Target::PerMessage && is_ndjson(fields);
     if is_batch {
         let body = body(&mut asking.body, limits.body_bytes_max, "the request body", node).await?;
@@ -57,11 +40,12 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
             lines_max: limits.batch_lines_max,
             message_bytes_max: limits.message_bytes_max,
         };
-        let drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
-        for draft in &drafts {
-            permit(node, &draft.audience, identity)?;
+        let mut drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
+        for draft in &mut drafts {
+            permit(node, &draft.audience, &identity)?;
+            draft.speaker = identity.user().cloned();
         }
-        let receipts = node.publisher.publish_all(drafts.into())?;
+        let receipts = node.publisher.publish_all(drafts.into(), once)?;
         return Ok(json(
             receipts
                 .iter()
@@ -74,7 +58,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
         channels => Audience::Channels(channels.into()),
     };
     // Permission before the body: who may not speak need not send.
-    permit(node, &audience, identity)?;
+    permit(node, &audience, &identity)?;
     let binary = has_type(fields, b"application/octet-stream");
     let data = body(&mut asking.body, limits.message_bytes_max, "the message", node).await?;
     let kind = if binary || std::str::from_utf8(&data).is_err() {
@@ -82,27 +66,43 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     } else {
         DataKind::Text
     };
-    let draft = Draft {
-        app: AppId::DEFAULT,
-        audience,
-        event: plain.event,
-        kind,
-        data,
-        speaker: None,
-        excluded: None,
-    };
-    let receipt = node.publisher.publish(draft)?;
-    Ok(json(format!("{}\n", line(&receipt))))
+    let mut draft = Draft::to(AppId::DEFAULT, audience, kind, data);
+    draft.event = plain.event;
+    draft.speaker = identity.user().cloned();
+    draft.excluded = plain.session;
+    plain.kept.apply(&mut draft)?;
+    let receipts = node.publisher.publish_all(Drafts::from_iter([draft]), once)?;
+    Ok(json(
+        receipts
+            .iter()
+            .map(|receipt| format!("{}\n", line(receipt)))
+            .collect(),
+    ))
 }
 
 fn line(receipt: &Receipt) -> String {
+    let stale = if receipt.is_stale { ",\"stale\":true" } else { "" };
     format!(
-        "{{\"id\":\"{}\",\"listeners\":{}}}",
+        "{{\"id\":\"{}\",\"listeners\":{}{stale}}}",
         receipt.position, receipt.listeners
     )
 }
 
-fn permit(node: &Node, audience: &Audience, identity: Identity) -> Result<(), Refusal> {
+/// The key under which this is to be published only once.
+fn idempotency_key(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let Some(value) = fields.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value.to_str().ok();
+    let fits = |key: &&str| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len());
+    key.filter(fits).map(Some).ok_or_else(|| {
+        Refusal::bad_request(format!(
+            "an Idempotency-Key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible characters"
+        ))
+    })
+}
+
+fn permit(node: &Node, audience: &Audience, identity: &Identity) -> Result<(), Refusal> {
     let policy = &node.rules.policy;
     match audience {
         Audience::Everyone => policy.permit_everyone(identity),
@@ -142,7 +142,9 @@ async fn body(
         Err(_) => Err(Refusal::TooSlow),
         Ok(Ok(collected)) => {
             *unread = None;
-            Ok(collected.to_bytes())
+            // Copied, since a piece of the connection's buffer would keep all of that in memory for as
+            // long as the message is kept.
+            Ok(Bytes::copy_from_slice(&collected.to_bytes()))
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
         Ok(Err(_)) => Err(Refusal::bad_request(

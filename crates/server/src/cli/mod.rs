@@ -20,6 +20,7 @@ mod bench;
 mod dev_cert;
 mod listen;
 mod publish;
+mod token;
 
 const STORY: &str = "\
 Try it:
@@ -47,6 +48,8 @@ enum Command {
     Publish(publish::Args),
     /// Hear what is said on channels.
     Listen(listen::Args),
+    /// Make a token for a user, signed with FANFARE_KEY, to try things out.
+    Token(token::Args),
     /// Measure a running server: many listeners, some publishers.
     Bench(bench::Args),
     /// Make a certificate for trying TLS, and say how to use it.
@@ -128,6 +131,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Config(args)) => return print_or_check(&args),
         Some(Command::Publish(args)) => publish::run(args),
         Some(Command::Listen(args)) => listen::run(args),
+        Some(Command::Token(args)) => token::run(&args),
         Some(Command::Bench(args)) => bench::run(args),
         Some(Command::DevCert(args)) => dev_cert::run(args),
         Some(Command::Completions { shell }) => {

@@ -1,268 +1,233 @@
-//! The embedded engine: the order of each app in this process's memory, one lock per app.
+//! The embedded engine: the streams of each app in this process's memory, one lock per app.
 //!
-//! Nothing is kept: a publication is ordered, handed to the shards that listen, and gone. What
-//! remains is one offset per channel *with listeners*, so that a listener who comes back can be
-//! told whether it missed something. A channel without listeners costs nothing; what was
-//! published there is covered by `floor`, an upper bound, which can say "you may have missed
-//! something" once too often but never once too seldom.
+//! What the order is and what is kept is decided by [`AppStreams`]; here are the lock around it and
+//! the way to the shards. The locked section is a few map look-ups and one push per listening
+//! shard, about a microsecond; encoding and delivery happen in the shards.
 //!
-//! The locked section is a few map look-ups and one push per listening shard, about a
-//! microsecond; encoding and delivery happen in the shards.
+//! Invariant: what an app's `settled` says is in the mailboxes, since it is written behind the
+//! pushes and under the same lock.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::position::{Epoch, Link, Offset, Position};
-use fanfare_core::publication::{Audience, Draft, Publication};
-use fanfare_core::sync::{AtomicUsize, Mutex, Ordering};
-use fanfare_core::wire::plain::request::Since;
+use fanfare_core::idempotency::Answers;
+use fanfare_core::moment::Moment;
+use fanfare_core::position::{Epoch, Offset, Position};
+use fanfare_core::session::SessionId;
+use fanfare_core::stream::app::{AppStreams, Counts, Reach, Shared};
+use fanfare_core::stream::{HistoryRules, Replay, Resume};
+use fanfare_core::sync::{AtomicU64, Mutex, Ordering};
 use smallvec::SmallVec;
 
-use super::{Drafts, Engine, Mailboxes, Receipt, Subscribed};
+use super::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts};
 
 /// See the module's head.
 pub struct MemoryEngine {
-    apps: Vec<(AppId, Mutex<AppOrder>)>,
+    apps: Vec<App>,
     mailboxes: Mailboxes,
-    channels: AtomicUsize,
-    channels_max: usize,
+    shared: Arc<Shared>,
 }
 
-/// Listeners per shard.
-type Counts = SmallVec<[u32; 4]>;
-
-struct AppOrder {
+struct App {
+    id: AppId,
     epoch: Epoch,
-    last: Option<Offset>,
-    /// At least the offset of every publication to a channel that is not in `channels`.
-    floor: Option<Offset>,
-    channels: HashMap<ChannelName, ChannelOrder>,
-    sessions: Counts,
+    ordered: Mutex<Ordered>,
+    /// The number of the last offset whose publication is in the mailboxes; 0: none.
+    settled: AtomicU64,
 }
 
-struct ChannelOrder {
-    last: Option<Offset>,
-    listeners: Counts,
+/// What is behind one app's lock.
+struct Ordered {
+    streams: AppStreams,
+    answers: Answers<Receipts>,
+}
+
+impl Ordered {
+    fn expire(&mut self, now: Moment) -> bool {
+        self.answers.expire(now);
+        self.streams.expire(now)
+    }
 }
 
 impl MemoryEngine {
-    /// An engine for these apps. `epoch` must differ from that of every earlier life of the node:
-    /// a random number does.
-    pub fn new(apps: &[AppId], epoch: Epoch, mailboxes: Mailboxes, channels_max: usize) -> Self {
-        let shards = mailboxes.len();
-        let order = || AppOrder {
+    /// An engine for these apps, each with what is kept of its channels. `epoch` must differ from
+    /// that of every earlier life of the node: a random number does.
+    pub fn new(
+        apps: Vec<(AppId, HistoryRules)>,
+        epoch: Epoch,
+        mailboxes: Mailboxes,
+        shared: Shared,
+        once: Once,
+    ) -> Self {
+        let (shared, shards) = (Arc::new(shared), mailboxes.len());
+        let app = |(id, rules)| App {
+            id,
             epoch,
-            last: None,
-            floor: None,
-            channels: HashMap::new(),
-            sessions: SmallVec::from_elem(0, shards),
+            ordered: Mutex::new(Ordered {
+                streams: AppStreams::new(epoch, shards, rules, Arc::clone(&shared)),
+                answers: Answers::new(once.age, once.keys_max),
+            }),
+            settled: AtomicU64::new(0),
         };
-        let apps = apps.iter().map(|app| (*app, Mutex::new(order()))).collect();
         Self {
-            apps,
+            apps: apps.into_iter().map(app).collect(),
             mailboxes,
-            channels: AtomicUsize::new(0),
-            channels_max,
+            shared: Arc::clone(&shared),
         }
     }
 
-    fn app(&self, app: AppId) -> Option<&Mutex<AppOrder>> {
+    /// A place in the mailbox of every shard that a publication reaches, or none.
+    fn reserve(&self, reach: Reach, bytes: usize) -> bool {
+        let full = set_bits(reach.shards).find(|shard| !self.mailboxes[*shard].reserve(bytes));
+        let Some(full) = full else { return true };
+        set_bits(reach.shards)
+            .take_while(|shard| *shard != full)
+            .for_each(|shard| self.mailboxes[shard].release(1, bytes));
+        false
+    }
+
+    fn release(&self, reach: Reach, bytes: usize) {
+        set_bits(reach.shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
+    }
+
+    fn app(&self, id: AppId) -> Result<&App, Refusal> {
         self.apps
             .iter()
-            .find(|(known, _)| *known == app)
-            .map(|(_, order)| order)
-    }
-}
-
-fn unknown_app() -> Refusal {
-    Refusal::NotFound("no such app".into())
-}
-
-impl AppOrder {
-    fn position(&self) -> Position {
-        Position {
-            epoch: self.epoch,
-            offset: self.last,
-        }
-    }
-
-    /// Listeners of a draft by shard: the sum, and the shards that have any.
-    fn audience(&self, draft: &Draft) -> (usize, u64) {
-        let (mut listeners, mut shards) = (0, 0_u64);
-        let mut add = |counts: &Counts| {
-            for (shard, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                listeners += *count as usize;
-                shards |= 1 << shard;
-            }
-        };
-        match &draft.audience {
-            Audience::Everyone => add(&self.sessions),
-            Audience::Channels(channels) => {
-                channels
-                    .iter()
-                    .filter_map(|name| self.channels.get(name))
-                    .for_each(|channel| add(&channel.listeners));
-            }
-        }
-        (listeners, shards)
-    }
-
-    fn place(&mut self, draft: Draft) -> Option<Publication> {
-        let offset = match self.last {
-            None => Offset::FIRST,
-            Some(last) => Offset::new(last.get().checked_add(1)?)?,
-        };
-        self.last = Some(offset);
-        let (epoch, floor) = (self.epoch, self.floor);
-        let mut unheard = false;
-        let publication = Publication::new(draft, |channel| {
-            let known = channel.and_then(|name| self.channels.get_mut(name));
-            let previous = if let Some(channel) = known {
-                channel.last.replace(offset)
-            } else {
-                unheard = channel.is_some();
-                floor
-            };
-            Link {
-                epoch,
-                previous,
-                offset,
-            }
-        });
-        if unheard {
-            self.floor = Some(offset);
-        }
-        Some(publication)
+            .find(|app| app.id == id)
+            .ok_or_else(|| Refusal::NotFound("no such app".into()))
     }
 }
 
 impl Engine for MemoryEngine {
-    fn publish(&self, app: AppId, drafts: Drafts) -> Result<SmallVec<[Receipt; 1]>, Refusal> {
-        let mut order = self.app(app).ok_or_else(unknown_app)?.lock();
+    fn publish(
+        &self,
+        app: AppId,
+        drafts: Drafts,
+        once: Option<&str>,
+        now: Moment,
+    ) -> Result<Receipts, Refusal> {
+        let app = self.app(app)?;
+        let mut ordered = app.ordered.lock();
+        let Ordered { streams, answers } = &mut *ordered;
+        if let Some(mut answer) = once.and_then(|once| answers.get(once, now)) {
+            answer.iter_mut().for_each(|receipt| receipt.is_repeat = true);
+            return Ok(answer);
+        }
         // Refuse before ordering: room for all of them, everywhere, or nothing happens.
-        let mut reserved: SmallVec<[(usize, u64, usize); 1]> = SmallVec::new();
+        let mut reserved: SmallVec<[(Reach, usize); 1]> = SmallVec::new();
         for draft in &drafts {
-            let (listeners, shards) = order.audience(draft);
-            let bytes = draft.data.len();
-            let full = set_bits(shards).find(|shard| !self.mailboxes[*shard].reserve(bytes));
-            if let Some(full) = full {
-                for (_, shards, bytes) in reserved {
-                    set_bits(shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
+            let (reach, bytes) = (streams.reach(&draft.audience), draft.data.len());
+            if !self.reserve(reach, bytes) {
+                for (reach, bytes) in reserved {
+                    self.release(reach, bytes);
                 }
-                set_bits(shards)
-                    .take_while(|shard| *shard != full)
-                    .for_each(|shard| self.mailboxes[shard].release(1, bytes));
                 return Err(Refusal::Overloaded);
             }
-            reserved.push((listeners, shards, bytes));
+            reserved.push((reach, bytes));
         }
-        let mut receipts = SmallVec::new();
-        for (draft, (listeners, shards, bytes)) in drafts.into_iter().zip(reserved) {
-            let Some(publication) = order.place(draft) else {
+        let mut receipts = Receipts::new();
+        for (draft, (reach, bytes)) in drafts.into_iter().zip(reserved) {
+            let listeners = reach.listeners;
+            if streams.is_stale(&draft) {
+                self.release(reach, bytes);
+                receipts.push(Receipt {
+                    position: streams.last_of(&draft.audience),
+                    listeners,
+                    is_stale: true,
+                    is_repeat: false,
+                });
+                continue;
+            }
+            let Some(publication) = streams.append(draft, now) else {
                 // The order of one epoch has 2^64 places.
-                set_bits(shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
+                self.release(reach, bytes);
                 return Err(Refusal::Overloaded);
             };
             receipts.push(Receipt {
                 position: publication.position,
                 listeners,
+                is_stale: false,
+                is_repeat: false,
             });
-            if shards != 0 {
+            if reach.shards != 0 {
                 let publication = Arc::new(publication);
-                set_bits(shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));
+                set_bits(reach.shards).for_each(|shard| self.mailboxes[shard].push(Arc::clone(&publication)));
             }
         }
+        if let Some(once) = once {
+            answers.note(once, receipts.clone(), now);
+        }
+        let last = streams.position().offset.map_or(0, Offset::get);
+        app.settled.store(last, Ordering::Release);
         Ok(receipts)
     }
 
-    fn subscribe(
-        &self,
-        app: AppId,
-        shard: usize,
-        channel: &ChannelName,
-        since: Option<Since>,
-    ) -> Result<Subscribed, Refusal> {
-        let mut order = self.app(app).ok_or_else(unknown_app)?.lock();
-        let position = order.position();
-        let floor = order.floor;
-        if !order.channels.contains_key(channel) {
-            if self.channels.fetch_add(1, Ordering::Relaxed) >= self.channels_max {
-                self.channels.fetch_sub(1, Ordering::Relaxed);
-                return Err(Refusal::Full);
-            }
-            let listeners = SmallVec::from_elem(0, self.mailboxes.len());
-            order.channels.insert(
-                channel.clone(),
-                ChannelOrder {
-                    last: floor,
-                    listeners,
-                },
-            );
-        }
-        let Some(known) = order.channels.get_mut(channel) else {
-            return Err(Refusal::Full);
-        };
-        known.listeners[shard] += 1;
-        let missed = match since {
-            None => false,
-            Some(Since::Unknown) => true,
-            Some(Since::Position(seen)) => {
-                seen.epoch != position.epoch || seen.offset < known.last || seen.offset > position.offset
-            }
-        };
-        Ok(Subscribed { position, missed })
+    fn subscribe(&self, app: AppId, listening: &Listening<'_>, now: Moment) -> Result<Replay, Refusal> {
+        let mut ordered = self.app(app)?.ordered.lock();
+        let Listening {
+            shard,
+            channels,
+            resume,
+            session,
+        } = *listening;
+        ordered.streams.subscribe(shard, channels, resume, session, now)
     }
 
-    fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName) {
-        let Some(order) = self.app(app) else { return };
-        let mut order = order.lock();
-        let Some(known) = order.channels.get_mut(channel) else {
-            return;
-        };
-        known.listeners[shard] = known.listeners[shard].saturating_sub(1);
-        if known.listeners.iter().all(|count| *count == 0) {
-            let last = known.last;
-            order.floor = order.floor.max(last);
-            order.channels.remove(channel);
-            self.channels.fetch_sub(1, Ordering::Relaxed);
+    fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName, now: Moment) {
+        if let Ok(app) = self.app(app) {
+            app.ordered.lock().streams.unsubscribe(shard, channel, now);
         }
     }
 
     fn join(&self, app: AppId, shard: usize) {
-        if let Some(order) = self.app(app) {
-            order.lock().sessions[shard] += 1;
+        if let Ok(app) = self.app(app) {
+            app.ordered.lock().streams.join(shard);
         }
     }
 
     fn leave(&self, app: AppId, shard: usize) {
-        if let Some(order) = self.app(app) {
-            let sessions = &mut order.lock().sessions[shard];
-            *sessions = sessions.saturating_sub(1);
+        if let Ok(app) = self.app(app) {
+            app.ordered.lock().streams.leave(shard);
         }
     }
 
-    fn look(&self, app: AppId, channel: &ChannelName) -> (usize, Position) {
-        let Some(order) = self.app(app) else {
-            return (
-                0,
-                Position {
-                    epoch: Epoch(0),
-                    offset: None,
-                },
-            );
-        };
-        let order = order.lock();
-        let listeners = order.channels.get(channel).map_or(0, |known| {
-            known.listeners.iter().map(|count| *count as usize).sum()
-        });
-        (listeners, order.position())
+    fn read(
+        &self,
+        app: AppId,
+        channels: &[ChannelName],
+        resume: Resume,
+        session: Option<SessionId>,
+        now: Moment,
+    ) -> Result<(Replay, usize), Refusal> {
+        let ordered = self.app(app)?.ordered.lock();
+        let streams = &ordered.streams;
+        let listeners = channels.iter().map(|channel| streams.listeners(channel)).sum();
+        Ok((streams.read(channels, resume, session, now), listeners))
     }
 
-    fn channels(&self) -> usize {
-        self.channels.load(Ordering::Relaxed)
+    fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) {
+        if let Ok(app) = self.app(app) {
+            app.ordered.lock().streams.clear(channel, now);
+        }
+    }
+
+    fn settled(&self, app: AppId) -> Option<Position> {
+        let app = self.app(app).ok()?;
+        Some(Position {
+            epoch: app.epoch,
+            offset: Offset::new(app.settled.load(Ordering::Acquire)),
+        })
+    }
+
+    fn expire(&self, now: Moment) -> bool {
+        let expired = self.apps.iter().map(|app| app.ordered.lock().expire(now));
+        expired.fold(false, |more, here| more | here)
+    }
+
+    fn counts(&self) -> Counts {
+        self.shared.counts()
     }
 }
 

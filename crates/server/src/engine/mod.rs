@@ -7,20 +7,28 @@
 //!   those shards. Either all of it happens or nothing does, so a refused publication has no
 //!   offset and makes no gap.
 //! * Every mailbox receives the publications of an app in the order of their offsets.
-//! * [`Engine::subscribe`] takes effect at one point of that order and answers with it: what is
-//!   published later reaches the shard's mailbox, and [`Subscribed::missed`] says whether
-//!   anything was published to the channel between the position asked about and that point.
+//! * [`Engine::subscribe`] takes effect at one point of that order and answers with it, and with
+//!   what was missed up to there: what is published later reaches the shard's mailbox. So nothing
+//!   falls between the two, and nothing comes twice.
+//! * What [`Engine::settled`] says is in the mailboxes: whoever reads it first, then empties its
+//!   mailbox, has had everything up to there.
+//! * Time is an argument; it is the engine's own ([`crate::clock`]) and must not
+//!   run backwards.
 //!
 //! `tests.rs` holds the suite that every engine must pass. This version has the memory engine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::moment::Moment;
 use fanfare_core::position::Position;
 use fanfare_core::publication::Draft;
-use fanfare_core::wire::plain::request::Since;
+use fanfare_core::session::SessionId;
+use fanfare_core::stream::app::Counts;
+use fanfare_core::stream::{Replay, Resume};
 use smallvec::SmallVec;
 
 use crate::shard::mailbox::Mailbox;
@@ -41,34 +49,56 @@ pub struct Receipt {
     pub position: Position,
     /// Listeners at that moment, over all its channels. A hint, not a receipt of delivery.
     pub listeners: usize,
+    /// It came too late and was not published: see [`fanfare_core::stream::versions`]. The position
+    /// is that of the last publication of its channel.
+    pub is_stale: bool,
+    /// It was published before under the same key, and this is the answer of then.
+    pub is_repeat: bool,
 }
 
-/// What a new subscription is told.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Subscribed {
-    /// Everything up to here was published before this subscription.
-    pub position: Position,
-    /// Whether something was published to the channel after the position asked about.
-    pub missed: bool,
+/// One receipt in the usual case, several for a batch.
+pub type Receipts = SmallVec<[Receipt; 1]>;
+
+/// How long, and how many, answers to an `Idempotency-Key` are remembered by each app.
+#[derive(Clone, Copy, Debug)]
+pub struct Once {
+    /// Time.
+    pub age: Duration,
+    /// Keys.
+    pub keys_max: usize,
+}
+
+/// A new listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Listening<'a> {
+    /// The shard that it lives on.
+    pub shard: usize,
+    /// What it listens to.
+    pub channels: &'a [ChannelName],
+    /// Where it begins.
+    pub resume: Resume,
+    /// Who it is: what this session is excluded from is not given to it.
+    pub session: Option<SessionId>,
 }
 
 /// Orders publications and hands them to the shards. See the module's head for what an
 /// implementation must guarantee.
 pub trait Engine: Send + Sync {
-    /// Orders `drafts`, all of one app, one after the other: all or none.
-    fn publish(&self, app: AppId, drafts: Drafts) -> Result<SmallVec<[Receipt; 1]>, Refusal>;
-
-    /// One more listener of `channel` on `shard`; `since` is the last id it has seen, if any.
-    fn subscribe(
+    /// Orders `drafts`, all of one app, one after the other: all or none. What was answered to the
+    /// same key `once` before is answered again, and nothing is ordered.
+    fn publish(
         &self,
         app: AppId,
-        shard: usize,
-        channel: &ChannelName,
-        since: Option<Since>,
-    ) -> Result<Subscribed, Refusal>;
+        drafts: Drafts,
+        once: Option<&str>,
+        now: Moment,
+    ) -> Result<Receipts, Refusal>;
+
+    /// One more listener of each of its channels: all or none.
+    fn subscribe(&self, app: AppId, listening: &Listening<'_>, now: Moment) -> Result<Replay, Refusal>;
 
     /// One listener fewer.
-    fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName);
+    fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName, now: Moment);
 
     /// One more session on `shard`, whatever it listens to: it hears announcements.
     fn join(&self, app: AppId, shard: usize);
@@ -76,11 +106,28 @@ pub trait Engine: Send + Sync {
     /// One session fewer.
     fn leave(&self, app: AppId, shard: usize);
 
-    /// Listeners of a channel now, and the app's position now.
-    fn look(&self, app: AppId, channel: &ChannelName) -> (usize, Position);
+    /// What is kept of channels (of announcements, if there are none), for someone who does not
+    /// listen; and how many do.
+    fn read(
+        &self,
+        app: AppId,
+        channels: &[ChannelName],
+        resume: Resume,
+        session: Option<SessionId>,
+        now: Moment,
+    ) -> Result<(Replay, usize), Refusal>;
 
-    /// Channels with listeners, over all apps.
-    fn channels(&self) -> usize;
+    /// Removes all that is kept of a channel.
+    fn clear(&self, app: AppId, channel: &ChannelName, now: Moment);
+
+    /// The place up to which everything is in the mailboxes, if the engine can say so cheaply.
+    fn settled(&self, app: AppId) -> Option<Position>;
+
+    /// Removes what is too old: not much at once. Says whether there may be more.
+    fn expire(&self, now: Moment) -> bool;
+
+    /// What there is, for metrics.
+    fn counts(&self) -> Counts;
 }
 
 /// The mailboxes of all shards, by shard number.

@@ -3,8 +3,10 @@
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
-use fanfare_core::position::{Epoch, Offset};
+use fanfare_core::position::{Epoch, Offset, Since};
 use fanfare_core::publication::{Audience, DataKind, Draft, Publication};
+use fanfare_core::stream::HistoryRules;
+use fanfare_core::stream::app::Shared;
 
 use super::*;
 
@@ -23,12 +25,23 @@ fn draft(channels: &[&str]) -> Draft {
     draft
 }
 
+const ONCE: Once = Once {
+    age: std::time::Duration::from_secs(1),
+    keys_max: 100,
+};
+
 fn engine(publications_max: usize) -> (MemoryEngine, Mailboxes) {
     let mailboxes: Mailboxes = (0..2)
         .map(|_| Arc::new(Mailbox::new(publications_max, 1 << 20)))
         .collect();
     (
-        MemoryEngine::new(&[APP], Epoch(7), Arc::clone(&mailboxes), 3),
+        MemoryEngine::new(
+            vec![(APP, HistoryRules::default())],
+            Epoch(7),
+            Arc::clone(&mailboxes),
+            Shared::new(3, usize::MAX),
+            ONCE,
+        ),
         mailboxes,
     )
 }
@@ -39,17 +52,32 @@ fn arrived(mailboxes: &Mailboxes, shard: usize) -> Vec<Arc<Publication>> {
     taken
 }
 
+/// Time stands still here; what time does is tested in core.
+fn now() -> Moment {
+    Moment::default()
+}
+
+fn subscribe(engine: &impl Engine, shard: usize, channel: &str, resume: Resume) -> Result<Replay, Refusal> {
+    let listening = Listening {
+        shard,
+        channels: &[name(channel)],
+        resume,
+        session: None,
+    };
+    engine.subscribe(APP, &listening, now())
+}
+
 fn publish(engine: &impl Engine, channels: &[&str]) -> Result<Receipt, Refusal> {
     engine
-        .publish(APP, Drafts::from_iter([draft(channels)]))
+        .publish(APP, Drafts::from_iter([draft(channels)]), None, now())
         .map(|receipts| receipts[0])
 }
 
 #[test]
 fn offsets_rise_over_the_app_and_are_tied_within_a_channel() {
     let (engine, mailboxes) = engine(100);
-    engine.subscribe(APP, 0, &name("a"), None).unwrap();
-    engine.subscribe(APP, 0, &name("b"), None).unwrap();
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    subscribe(&engine, 0, "b", Resume::Now).unwrap();
     for channels in [&["a"][..], &["b"], &["a"], &["a", "b"], &["b"]] {
         publish(&engine, channels).unwrap();
     }
@@ -80,8 +108,8 @@ fn offsets_rise_over_the_app_and_are_tied_within_a_channel() {
 #[test]
 fn only_listening_shards_are_told() {
     let (engine, mailboxes) = engine(100);
-    engine.subscribe(APP, 0, &name("a"), None).unwrap();
-    engine.subscribe(APP, 1, &name("b"), None).unwrap();
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    subscribe(&engine, 1, "b", Resume::Now).unwrap();
     engine.join(APP, 1);
     assert_eq!(publish(&engine, &["a"]).unwrap().listeners, 1);
     assert_eq!(publish(&engine, &["c"]).unwrap().listeners, 0);
@@ -91,7 +119,7 @@ fn only_listening_shards_are_told() {
         (arrived(&mailboxes, 0).len(), arrived(&mailboxes, 1).len()),
         (2, 2)
     );
-    engine.unsubscribe(APP, 0, &name("a"));
+    engine.unsubscribe(APP, 0, &name("a"), now());
     engine.leave(APP, 1);
     publish(&engine, &["a"]).unwrap();
     publish(&engine, &["*"]).unwrap();
@@ -102,14 +130,14 @@ fn only_listening_shards_are_told() {
 fn a_full_mailbox_refuses_before_ordering_and_leaves_no_trace() {
     let (engine, mailboxes) = engine(2);
     for shard in [0, 1] {
-        engine.subscribe(APP, shard, &name("a"), None).unwrap();
+        subscribe(&engine, shard, "a", Resume::Now).unwrap();
     }
-    engine.subscribe(APP, 1, &name("b"), None).unwrap();
+    subscribe(&engine, 1, "b", Resume::Now).unwrap();
     publish(&engine, &["b"]).unwrap();
     publish(&engine, &["a"]).unwrap();
     // Shard 1 is full, shard 0 has one place left; a batch that needs both gets neither.
     let batch = Drafts::from_iter([draft(&["c"]), draft(&["a"])]);
-    assert_eq!(engine.publish(APP, batch), Err(Refusal::Overloaded));
+    assert_eq!(engine.publish(APP, batch, None, now()), Err(Refusal::Overloaded));
     assert_eq!(publish(&engine, &["a"]), Err(Refusal::Overloaded));
     assert_eq!(arrived(&mailboxes, 0).len(), 1);
     assert_eq!(arrived(&mailboxes, 1).len(), 2);
@@ -122,60 +150,131 @@ fn a_full_mailbox_refuses_before_ordering_and_leaves_no_trace() {
 
 /// Publishes to the channels in `before`, then asks for `a` with the last id `seen`.
 #[track_caller]
-fn check_missed(before: &[&str], listened: bool, seen: &str, expected: bool) {
-    let (engine, _mailboxes) = engine(100);
-    if listened {
-        engine.subscribe(APP, 0, &name("a"), None).unwrap();
-    }
+fn check_resume(before: &[&str], seen: &str, expected: &[u64], is_gap: bool) {
+    let (engine, mailboxes) = engine(100);
     for channel in before {
         publish(&engine, &[channel]).unwrap();
     }
-    let subscribed = engine
-        .subscribe(APP, 1, &name("a"), Some(Since::parse(seen)))
-        .unwrap();
+    let replay = subscribe(&engine, 1, "a", Resume::Since(Since::parse(seen))).unwrap();
+    let got: Vec<u64> = replay.entries.iter().map(|entry| entry.offset.get()).collect();
     assert_eq!(
-        subscribed.missed, expected,
-        "{before:?} listened {listened} since {seen}"
+        (&got[..], replay.is_gap),
+        (expected, is_gap),
+        "{before:?} since {seen}"
     );
-    assert_eq!(
-        subscribed.position.offset.map_or(0, Offset::get),
-        before.len() as u64
-    );
+    let position = replay.position.offset.map_or(0, Offset::get);
+    assert_eq!(position, before.len() as u64);
+    // What comes next is in the mailbox, and nothing else.
+    publish(&engine, &["a"]).unwrap();
+    let live: Vec<u64> = arrived(&mailboxes, 1)
+        .iter()
+        .map(|one| one.offset.get())
+        .collect();
+    assert_eq!(live, [position + 1]);
 }
 
 #[test]
-fn who_comes_back_is_told_what_was_missed() {
-    check_missed(&[], true, "7-0", false);
-    check_missed(&["a", "a"], true, "7-2", false);
-    check_missed(&["a", "a"], true, "7-1", true);
-    check_missed(&["a", "b", "b"], true, "7-1", false);
-    check_missed(&["a", "b", "a"], true, "7-2", true);
-    check_missed(&["a", "a"], false, "7-1", true);
-    check_missed(&["a", "a"], false, "7-2", false);
-    check_missed(&["a"], true, "8-1", true);
-    check_missed(&["a"], true, "7-9", true);
-    check_missed(&["a"], true, "nonsense", true);
+fn who_comes_back_gets_what_was_missed_and_then_what_comes() {
+    check_resume(&[], "7-0", &[], false);
+    check_resume(&["a", "a"], "7-2", &[], false);
+    check_resume(&["a", "a"], "7-1", &[2], false);
+    check_resume(&["a", "b", "a"], "7-1", &[3], false);
+    check_resume(&["a"], "8-1", &[], true);
+    check_resume(&["a"], "7-9", &[], true);
+    check_resume(&["a"], "nonsense", &[], true);
+}
+
+#[test]
+fn what_is_settled_is_in_the_mailboxes() {
+    let (engine, mailboxes) = engine(10_000);
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| (0..2_000).for_each(|_| drop(publish(&engine, &["a"]))));
+        let mut had = 0;
+        while had < 2_000 {
+            let settled = engine.settled(APP).unwrap().offset.map_or(0, Offset::get);
+            had = arrived(&mailboxes, 0)
+                .last()
+                .map_or(had, |last| last.offset.get());
+            assert!(settled <= had, "{settled} was said, {had} had come");
+        }
+        publisher.join().unwrap();
+    });
+    assert_eq!(engine.settled(AppId::PROBE), None);
+}
+
+#[test]
+fn a_key_publishes_once_and_answers_the_same_again() {
+    let (engine, mailboxes) = engine(1);
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    let publish = |channels: &[&[&str]], once| {
+        let drafts = channels.iter().map(|channels| draft(channels)).collect();
+        engine.publish(APP, drafts, Some(once), now())
+    };
+    let first = publish(&[&["b"], &["a"]], "k").unwrap();
+    let again = publish(&[&["b"], &["a"]], "k").unwrap();
+    assert!(again.iter().all(|receipt| receipt.is_repeat));
+    let positions = |receipts: &Receipts| receipts.iter().map(|one| one.position).collect::<Vec<_>>();
+    assert_eq!(positions(&again), positions(&first));
+    // Refused is not answered: the same key may be tried again.
+    assert_eq!(publish(&[&["a"]], "l"), Err(Refusal::Overloaded));
+    assert_eq!(arrived(&mailboxes, 0).len(), 1);
+    mailboxes[0].release(1, 5);
+    assert_eq!(publish(&[&["a"]], "l").unwrap()[0].position.to_string(), "7-3");
+}
+
+#[test]
+fn a_stale_version_has_no_place_also_within_a_batch() {
+    let (engine, mailboxes) = engine(100);
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    let drafts = [2, 1, 3, 3].map(|version| Draft {
+        version: Some(version),
+        ..draft(&["a"])
+    });
+    let receipts = engine
+        .publish(APP, Drafts::from_iter(drafts), None, now())
+        .unwrap();
+    let got: Vec<(String, bool)> = receipts
+        .iter()
+        .map(|receipt| (receipt.position.to_string(), receipt.is_stale))
+        .collect();
+    let id = |offset: &str, is_stale| (format!("7-{offset}"), is_stale);
+    assert_eq!(
+        got,
+        [id("1", false), id("1", true), id("2", false), id("2", true)]
+    );
+    assert_eq!(arrived(&mailboxes, 0).len(), 2);
+    assert_eq!((mailboxes[0].len(), mailboxes[0].bytes()), (2, 10));
 }
 
 #[test]
 fn channels_are_counted_and_bounded() {
     let (engine, _mailboxes) = engine(100);
     for text in ["a", "b", "c", "a"] {
-        engine.subscribe(APP, 0, &name(text), None).unwrap();
+        subscribe(&engine, 0, text, Resume::Now).unwrap();
     }
-    assert_eq!(engine.subscribe(APP, 0, &name("d"), None), Err(Refusal::Full));
-    engine.unsubscribe(APP, 0, &name("a"));
-    assert_eq!((engine.channels(), engine.look(APP, &name("a")).0), (3, 1));
-    engine.unsubscribe(APP, 0, &name("a"));
-    assert_eq!(engine.channels(), 2);
-    engine.subscribe(APP, 0, &name("d"), None).unwrap();
+    assert_eq!(
+        subscribe(&engine, 0, "d", Resume::Now).unwrap_err(),
+        Refusal::Full
+    );
+    engine.unsubscribe(APP, 0, &name("a"), now());
+    let listeners = |text| {
+        engine
+            .read(APP, &[name(text)], Resume::Now, None, now())
+            .unwrap()
+            .1
+    };
+    assert_eq!((engine.counts().listened, listeners("a")), (3, 1));
+    engine.unsubscribe(APP, 0, &name("a"), now());
+    assert_eq!((engine.counts().listened, listeners("a")), (2, 0));
+    subscribe(&engine, 0, "d", Resume::Now).unwrap();
 }
 
 #[test]
 fn four_publishers_and_both_shards_see_one_order() {
     let (engine, mailboxes) = engine(10_000);
-    engine.subscribe(APP, 0, &name("a"), None).unwrap();
-    engine.subscribe(APP, 1, &name("a"), None).unwrap();
+    subscribe(&engine, 0, "a", Resume::Now).unwrap();
+    subscribe(&engine, 1, "a", Resume::Now).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{self, Context, Waker};
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
+use fanfare_core::auth::Grant;
 use fanfare_core::channel::ChannelName;
+use fanfare_core::disconnect::Disconnect;
 use fanfare_core::hub::Slot;
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::Outbox;
@@ -72,6 +74,8 @@ pub(super) struct Open {
     /// What it is connected to, and so speaks to.
     pub(super) channels: SmallVec<[ChannelName; 1]>,
     pub(super) echo: bool,
+    /// What the peer's token granted; `None` for who came without one.
+    pub(super) grant: Option<Box<Grant>>,
     pub(super) peer: Option<SocketAddr>,
     pub(super) opened: Moment,
 }
@@ -128,29 +132,68 @@ impl http_body::Body for StreamBody {
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    ) -> task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let mut state = self.shard.state.borrow_mut();
         let Some(connection) = state.get(self.key) else {
-            return Poll::Ready(None);
+            return task::Poll::Ready(None);
         };
         if let Some(bytes) = connection.outbox.pop() {
             connection.blocked_since = None;
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            return task::Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         if matches!(connection.stage, Stage::Closing { .. }) {
-            return Poll::Ready(None);
+            return task::Poll::Ready(None);
         }
         connection.transport = Transport::Body(Some(cx.waker().clone()));
-        Poll::Pending
+        task::Poll::Pending
+    }
+}
+
+/// A request that waits. Resolves when there is something to read, or when it has waited for long
+/// enough or must not wait any more; says whether there is. Dropping it ends the session.
+pub(crate) struct Poll {
+    shard: Rc<Shard>,
+    key: Key,
+}
+
+impl Poll {
+    pub(super) fn new(shard: Rc<Shard>, key: Key) -> Self {
+        Self { shard, key }
+    }
+}
+
+impl Future for Poll {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> task::Poll<bool> {
+        let mut state = self.shard.state.borrow_mut();
+        let Some(connection) = state.get(self.key) else {
+            return task::Poll::Ready(false);
+        };
+        if !connection.outbox.is_empty() {
+            return task::Poll::Ready(true);
+        }
+        if matches!(connection.stage, Stage::Closing { .. }) {
+            return task::Poll::Ready(false);
+        }
+        connection.transport = Transport::Body(Some(cx.waker().clone()));
+        task::Poll::Pending
+    }
+}
+
+impl Drop for Poll {
+    fn drop(&mut self) {
+        let shard = &self.shard;
+        shard
+            .state
+            .borrow_mut()
+            .end(shard, self.key, Disconnect::Answered);
     }
 }
 
 impl Drop for StreamBody {
     fn drop(&mut self) {
         let shard = &self.shard;
-        shard
-            .state
-            .borrow_mut()
-            .end(shard, self.key, fanfare_core::disconnect::Disconnect::Lost);
+        shard.state.borrow_mut().end(shard, self.key, Disconnect::Lost);
     }
 }

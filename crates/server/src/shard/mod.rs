@@ -36,11 +36,12 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_core::hub::{Hub, Slot};
 use fanfare_core::moment::Moment;
+use fanfare_core::position::Position;
 use fanfare_core::publication::Publication;
 use fanfare_core::session::Action;
 use rustix::event::epoll;
@@ -55,11 +56,13 @@ mod connection;
 mod dirty;
 pub mod mailbox;
 mod open;
+mod refresh;
 mod timers;
 mod tls;
 mod turn;
 
 use connection::Connection;
+pub(crate) use connection::Poll;
 pub use connection::StreamBody;
 use dirty::Dirty;
 pub(crate) use open::Facts;
@@ -129,7 +132,6 @@ pub struct Shard {
     pub(crate) state: RefCell<State>,
     /// There is work that no descriptor tells of: a session of the slow lane, a new adoption.
     pub(crate) work: Notify,
-    start: Instant,
 }
 
 pub(crate) struct State {
@@ -141,6 +143,10 @@ pub(crate) struct State {
     hub: Hub,
     timers: Timers,
     inbox: VecDeque<Arc<Publication>>,
+    /// Everything up to here was delivered, of the app of users.
+    delivered: Option<Position>,
+    /// Whether that is all that there was when this turn began.
+    is_settled: bool,
     spare: Vec<Arc<Publication>>,
     dirty: Dirty,
     /// Time for flushing in this turn: see [`FLUSH_BUDGET_FIRST`].
@@ -168,16 +174,17 @@ impl Shard {
         turn::watch_listeners(&set, &listeners)?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
-        let start = Instant::now();
         let state = State {
             epoll: set,
             listeners,
             accept_paused_until: None,
             connections: Slab::new(),
             generation: 0,
-            hub: Hub::default(),
-            timers: Timers::new(Moment::default()),
+            hub: Hub::new(node.config.slow_consumer_rules()),
+            timers: Timers::new(node.clock.now()),
             inbox: VecDeque::new(),
+            delivered: None,
+            is_settled: false,
             spare: Vec::new(),
             dirty: Dirty::default(),
             flush_budget: FLUSH_BUDGET_FIRST,
@@ -196,13 +203,12 @@ impl Shard {
             index,
             state: RefCell::new(state),
             work: Notify::new(),
-            start,
         }))
     }
 
     /// Now, in the time that sessions know.
     pub(crate) fn now(&self) -> Moment {
-        Moment::after_start(self.start.elapsed())
+        self.node.clock.now()
     }
 
     /// The epoll set, for the runtime to watch.
@@ -222,6 +228,13 @@ impl Shard {
         let key = self.state.borrow_mut().adopt_stream(self, facts, prologue);
         self.work.notify_one();
         StreamBody::new(Rc::clone(self), key)
+    }
+
+    /// Lets a request wait until something is published to one of its channels.
+    pub(crate) fn adopt_poll(self: &Rc<Self>, facts: Facts, ends_at: Moment) -> Poll {
+        let key = self.state.borrow_mut().adopt_poll(self, facts, ends_at);
+        self.work.notify_one();
+        Poll::new(Rc::clone(self), key)
     }
 
     /// Open connections of this shard's tables.

@@ -11,22 +11,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
+use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
-use fanfare_core::position::Offset;
 use fanfare_core::publication::WireForm;
-use fanfare_core::session::{EventStream, PlainWebSocket, Session, SessionId};
+use fanfare_core::session::{EventStream, LongPoll, PlainWebSocket, Session, SessionId};
+use fanfare_core::stream::Replay;
 use fanfare_core::wire::http1::{self, HeadError, RequestHead, Upgrade};
 use fanfare_core::wire::websocket::extension::Agreement;
 use fanfare_core::wire::{plain, sse, websocket};
 use smallvec::SmallVec;
 
 use super::connection::{Connection, Open, Place, Stage, Transport};
+use super::refresh::deadline;
 use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
 use crate::api;
 use crate::door::{self, Asked, Listen};
+use crate::engine::Listening;
 use crate::line::Line;
 use crate::log_gate::Kind;
 
@@ -218,6 +221,21 @@ impl State {
         key
     }
 
+    pub(super) fn adopt_poll(&mut self, shard: &Rc<Shard>, facts: Facts, ends_at: Moment) -> Key {
+        let now = shard.now();
+        let deadline = now + CLOSING_MAX;
+        let key = self.insert(|key| Connection::new(key, Transport::Body(None), Stage::Closing { deadline }));
+        if let Ok(mut listen) = facts.listen {
+            listen.form = WireForm::Notice;
+            listen.wants_open = false;
+            let session = Session::LongPoll(LongPoll::new(ends_at));
+            if let Err(refusal) = self.open(shard, key, session, listen, facts.peer, now) {
+                shard.node.refused(&refusal);
+            }
+        }
+        key
+    }
+
     /// The handshake is answered: open the session, or say why not.
     fn open_websocket(&mut self, shard: &Shard, key: Key, facts: Facts, now: Moment) {
         let node = &shard.node;
@@ -229,7 +247,10 @@ impl State {
                 &node.websocket_settings
             };
             let settings = std::sync::Arc::clone(settings);
-            let session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
+            let mut session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
+            if let Some(grant) = &listen.grant {
+                session = session.until(deadline(now, grant)?, listen.form.is_meta());
+            }
             self.open(
                 shard,
                 key,
@@ -264,7 +285,11 @@ impl State {
         let first = now + self.first_after(sessions.ping_interval);
         let retry = self.retry(RETRY_MS);
         let settings = std::sync::Arc::clone(&shard.node.stream_settings);
-        let session = Session::EventStream(EventStream::new(settings, first, ends_at, retry));
+        let mut session = EventStream::new(settings, first, ends_at, retry);
+        if let Some(grant) = &listen.grant {
+            session = session.until(deadline(now, grant).unwrap_or(now));
+        }
+        let session = Session::EventStream(session);
         if let Err(refusal) = self.open(shard, key, session, listen, peer, now) {
             shard.node.refused(&refusal);
             self.close_without_session(shard, key);
@@ -285,48 +310,42 @@ impl State {
         if node.is_draining() {
             return Err(Refusal::Draining);
         }
-        let mut id = [0; 16];
-        // Without randomness ids could be guessed; the operating system has never refused any.
-        getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
-        let id = SessionId(u128::from_ne_bytes(id));
-        let mut gaps = Vec::new();
-        let mut positions: SmallVec<[Option<Offset>; 1]> = SmallVec::new();
-        for (done, channel) in listen.channels.iter().enumerate() {
-            match node
-                .engine
-                .subscribe(listen.app, shard.index, channel, listen.since)
-            {
-                Ok(subscribed) => {
-                    positions.push(subscribed.position.offset);
-                    if subscribed.missed {
-                        gaps.extend(plain::gap(listen.form, channel.as_str(), subscribed.position));
-                    }
-                }
-                Err(refusal) => {
-                    for channel in listen.channels.iter().take(done) {
-                        node.engine.unsubscribe(listen.app, shard.index, channel);
-                    }
-                    return Err(refusal);
-                }
-            }
-        }
+        let id = match listen.session {
+            Some(id) => id,
+            None => random_id()?,
+        };
+        let own = (!listen.echo).then_some(id);
+        let listening = Listening {
+            shard: shard.index,
+            channels: &listen.channels,
+            resume: listen.resume,
+            session: own,
+        };
+        let replay = node.engine.subscribe(listen.app, &listening, node.clock.now())?;
         node.engine.join(listen.app, shard.index);
         self.hub.join(key.slot, id, listen.app, listen.form);
-        let channels = listen
+        let channels: SmallVec<[ChannelName; 1]> = listen
             .channels
             .iter()
             .map(|channel| self.hub.intern(listen.app, channel))
             .collect();
-        for (channel, position) in listen.channels.into_iter().zip(positions) {
+        for channel in listen.channels {
             self.hub
-                .subscribe_after(key.slot, &Topic::Channel(channel), position);
+                .subscribe_after(key.slot, &Topic::Channel(channel), Some(replay.position));
         }
+        let past = Past::of(
+            &replay,
+            &channels,
+            listen.form,
+            node.config.limits.outbox_bytes_max,
+        );
         let open = Open {
             session,
             id,
             app: listen.app,
             channels,
             echo: listen.echo,
+            grant: listen.grant.map(Box::new),
             peer,
             opened: now,
         };
@@ -337,14 +356,10 @@ impl State {
                 let peer = peer.map(|peer| peer.to_string());
                 let form = match listen.form {
                     WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
+                    WireForm::Notice => "long poll",
                     _ => "websocket",
                 };
-                let channels: Vec<&str> = open
-                    .channels
-                    .iter()
-                    .take(8)
-                    .map(fanfare_core::channel::ChannelName::as_str)
-                    .collect();
+                let channels: Vec<&str> = open.channels.iter().take(8).map(ChannelName::as_str).collect();
                 let deflate = listen.deflate.is_some();
                 tracing::info!(session = %id, peer, form, deflate, channels = ?channels, "session opened");
             });
@@ -357,8 +372,18 @@ impl State {
                 connection.stage = Stage::Open(Box::new(open));
             }
         }
-        for gap in gaps {
-            self.send(shard, key, gap);
+        if !past.bytes.is_empty() {
+            self.send(shard, key, past.bytes.into());
+        }
+        let metrics = &node.metrics.shards[shard.index];
+        metrics.replayed.add(past.replayed);
+        metrics.gaps.add(usize::from(past.is_gap));
+        if listen.wants_open {
+            let opened = plain::opened(listen.form, replay.position);
+            opened.into_iter().for_each(|frame| self.send(shard, key, frame));
+        }
+        if past.is_untold {
+            self.close_session(shard, key, Disconnect::Gap);
         }
         if let Some(connection) = self.get(key) {
             connection.armed = u64::MAX;
@@ -391,6 +416,60 @@ impl Shard {
             .borrow_mut()
             .stream_prologue(if full { RETRY_FULL_MS } else { RETRY_MS })
     }
+}
+
+/// What a new session is given of the past, in its wire form.
+struct Past {
+    bytes: Vec<u8>,
+    replayed: usize,
+    is_gap: bool,
+    /// There is a gap, and the wire form has no way to say so.
+    is_untold: bool,
+}
+
+impl Past {
+    /// What is more than half of an outbox is a gap too: there must be room for what comes next.
+    fn of(replay: &Replay, channels: &[ChannelName], form: WireForm, outbox_bytes_max: usize) -> Self {
+        let mut past = Self {
+            bytes: Vec::new(),
+            replayed: 0,
+            is_gap: replay.is_gap,
+            is_untold: false,
+        };
+        for entry in &replay.entries {
+            // Of several channels it is told the one that a live publication would name.
+            let channel = entry.channels().iter().find(|name| channels.contains(name));
+            past.bytes
+                .extend_from_slice(&plain::encode_entry(entry, channel, form));
+            past.replayed += 1;
+            if past.bytes.len() > outbox_bytes_max / 2 {
+                past.bytes.clear();
+                past.replayed = 0;
+                past.is_gap = true;
+                break;
+            }
+        }
+        if past.is_gap {
+            match plain::gap(form, channels, replay.position) {
+                Some(frame) => past.bytes.extend_from_slice(&frame),
+                // Whoever was woken reads the stream, and so finds out.
+                None if form == WireForm::Notice => past.bytes.push(b'.'),
+                None => past.is_untold = true,
+            }
+        }
+        // An event stream begins at its position even before the first event.
+        if matches!(form, WireForm::EventStreamRaw | WireForm::EventStreamMeta) {
+            past.bytes.extend_from_slice(&sse::position(replay.position));
+        }
+        past
+    }
+}
+
+fn random_id() -> Result<SessionId, Refusal> {
+    let mut id = [0; 16];
+    // Without randomness ids could be guessed; the operating system has never refused any.
+    getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
+    Ok(SessionId(u128::from_ne_bytes(id)))
 }
 
 fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
@@ -462,6 +541,8 @@ fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
         host: head.field_str("host"),
         origins: head.fields_named("origin").collect(),
         authorization: head.field("authorization"),
+        cookies: head.fields_named("cookie").collect(),
+        fetch_site: head.field("sec-fetch-site"),
         accept: head.field("accept"),
         last_event_id: head.field_str("last-event-id"),
         extensions: head.fields_named("sec-websocket-extensions").collect(),
@@ -485,7 +566,8 @@ fn cors_fields(origin: Option<&str>) -> Vec<(&str, &str)> {
 /// The head of an event stream that ends with its connection.
 fn stream_head(origin: Option<&str>) -> Vec<u8> {
     let mut head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\
-        X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
+        X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
+        Connection: close\r\n"
         .to_vec();
     for (name, value) in cors_fields(origin) {
         head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());

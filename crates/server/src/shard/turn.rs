@@ -7,13 +7,18 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fanfare_core::app::AppId;
+use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
-use fanfare_core::hub::Hub;
+use fanfare_core::hub::{Hub, Missing, Parcel, Slot};
 use fanfare_core::moment::Moment;
-use fanfare_core::outbox::Flushed;
-use fanfare_core::publication::{DataKind, Draft};
+use fanfare_core::outbox::{Flushed, Tag};
+use fanfare_core::position::Since;
+use fanfare_core::publication::{Audience, DataKind, Draft};
 use fanfare_core::session::Action;
+use fanfare_core::stream::{Replay, Resume};
+use fanfare_core::wire::{plain, sse};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown};
@@ -28,6 +33,7 @@ use super::{
 };
 use crate::line::Line;
 use crate::log_gate::Kind;
+use crate::node::Node;
 
 /// Time for a peer to take its last bytes and close, before the socket is closed anyway.
 pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -121,6 +127,8 @@ impl State {
     /// Phase 1: frames to outboxes. Says whether publications are left.
     fn deliver(&mut self, shard: &Shard) -> bool {
         let mailbox = &shard.node.mailboxes[shard.index];
+        // Read before the mailbox is emptied: then all up to there is in what is taken, or was before.
+        let settled = shard.node.engine.settled(AppId::DEFAULT);
         mailbox.take(&mut self.spare);
         self.inbox.extend(self.spare.drain(..));
         let begun = Instant::now();
@@ -140,25 +148,57 @@ impl State {
             let Some(first) = run.first() else { break };
             let urgent = self.hub.reach(first) <= URGENT_MAX;
             let (connections, queues) = (&mut self.connections, &mut self.dirty);
-            let delivered = self.hub.deliver(run, |slot, frame| {
+            let mut queue = |slot: Slot, parcel: Parcel<'_>| {
                 let Some(connection) = connections.get_mut(slot as usize) else {
                     return;
                 };
-                match connection.outbox.push(frame.clone(), limit) {
+                let frame = parcel.frame.clone();
+                let pushed = if parcel.tag == Tag::MUST {
+                    connection.outbox.push(frame, limit)
+                } else {
+                    let marker = || plain::dropped(parcel.form, parcel.channel?);
+                    let pushed = connection.outbox.push_tagged(frame, parcel.tag, limit, marker);
+                    pushed.map(|dropped| {
+                        metrics.conflated.add(dropped.conflated);
+                        metrics.dropped.add(dropped.oldest);
+                    })
+                };
+                match pushed {
                     Ok(()) => queues.mark(connection, slot, urgent),
                     Err(full) => slow.push((connection.key(slot), full.pending_bytes)),
                 }
-            });
+            };
+            let delivered = self.hub.deliver(run, &mut queue);
+            let run = run.get(..delivered.taken).unwrap_or_default();
+            let mut deliveries = delivered.count;
+            let mut untold = Vec::new();
+            if let Some(missing) = delivered.missing {
+                let replay = read_missing(&shard.node, &missing);
+                deliveries += self
+                    .hub
+                    .catch_up(&missing, &replay, &mut queue, |slot| untold.push(slot));
+                metrics.repairs.add(1);
+            }
             if first.app != AppId::PROBE {
                 metrics
                     .deliveries
-                    .add(delivered.saturating_sub(slow.len() * run.len()));
+                    .add(deliveries.saturating_sub(slow.len() * run.len()));
+            }
+            if let Some(last) = run.last()
+                && last.app == AppId::DEFAULT
+            {
+                self.delivered = Some(last.position);
             }
             let (count, bytes) = (
                 run.len(),
                 run.iter().map(|publication| publication.data.len()).sum(),
             );
             self.inbox.drain(..count);
+            for slot in untold {
+                if let Some(key) = self.connections.get(slot as usize).map(|one| one.key(slot)) {
+                    self.close_session(shard, key, Disconnect::Gap);
+                }
+            }
             for (key, pending_bytes) in slow.drain(..) {
                 let limit_bytes = limit;
                 let why = Disconnect::SlowConsumer {
@@ -173,6 +213,15 @@ impl State {
             }
         }
         self.slow = slow;
+        self.is_settled = self.inbox.is_empty();
+        if let Some(settled) = settled
+            && self.is_settled
+            && self
+                .delivered
+                .is_none_or(|delivered| delivered.epoch != settled.epoch || delivered.offset < settled.offset)
+        {
+            self.delivered = Some(settled);
+        }
         !self.inbox.is_empty()
     }
 
@@ -400,6 +449,16 @@ impl State {
                         refused = self.speak(shard, key, kind, data).err();
                     }
                 }
+                Action::Refresh(token) => {
+                    if refused.is_none() {
+                        refused = self.refresh(shard, key, &token).err();
+                    }
+                }
+                Action::SendPosition => {
+                    let position = self.delivered.filter(|_| self.is_settled);
+                    let sign = position.map_or(Bytes::from_static(sse::HEARTBEAT), sse::position);
+                    self.send(shard, key, sign);
+                }
                 Action::Close { farewell, why } => {
                     if let Some(bytes) = farewell {
                         self.send_last(key, bytes);
@@ -413,24 +472,19 @@ impl State {
         }
     }
 
-    fn speak(&mut self, shard: &Shard, key: Key, kind: DataKind, data: bytes::Bytes) -> Result<(), Refusal> {
+    fn speak(&mut self, shard: &Shard, key: Key, kind: DataKind, data: Bytes) -> Result<(), Refusal> {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
             return Ok(());
         };
-        let draft = Draft {
-            app: open.app,
-            audience: fanfare_core::publication::Audience::Channels(open.channels.clone()),
-            event: None,
-            kind,
-            data,
-            speaker: None,
-            excluded: (!open.echo).then_some(open.id),
-        };
+        let speaker = super::refresh::speaker(shard, open)?;
+        let mut draft = Draft::to(open.app, Audience::Channels(open.channels.clone()), kind, data);
+        draft.speaker = speaker;
+        draft.excluded = (!open.echo).then_some(open.id);
         shard.node.publisher.publish(draft).map(drop)
     }
 
     /// Queues bytes for one connection. Over the limit it is a slow consumer like any other.
-    pub(super) fn send(&mut self, shard: &Shard, key: Key, bytes: bytes::Bytes) {
+    pub(super) fn send(&mut self, shard: &Shard, key: Key, bytes: Bytes) {
         let limit_bytes = shard.node.config.limits.outbox_bytes_max;
         let Some(connection) = self.get(key) else { return };
         match connection.outbox.push(bytes, limit_bytes) {
@@ -447,7 +501,7 @@ impl State {
 
     /// Queues a connection's last bytes. They always fit: what had not begun to leave is dropped
     /// for them when the peer was too slow.
-    pub(super) fn send_last(&mut self, key: Key, bytes: bytes::Bytes) {
+    pub(super) fn send_last(&mut self, key: Key, bytes: Bytes) {
         if let Some(connection) = self.get(key) {
             let _ = connection.outbox.push(bytes, usize::MAX);
             self.mark(key, true);
@@ -659,7 +713,8 @@ impl State {
         let node = &shard.node;
         self.hub.leave(key.slot, |topic| {
             if let fanfare_core::hub::Topic::Channel(channel) = topic {
-                node.engine.unsubscribe(open.app, shard.index, channel);
+                node.engine
+                    .unsubscribe(open.app, shard.index, channel, node.clock.now());
             }
         });
         node.engine.leave(open.app, shard.index);
@@ -678,5 +733,22 @@ impl State {
                 tracing::info!(%session, peer, seconds = lived.as_secs(), %reason, "session closed");
             }
         });
+    }
+}
+
+/// What is missing, from its stream; a gap if it cannot be read.
+fn read_missing(node: &Node, missing: &Missing) -> Replay {
+    let channels: Vec<ChannelName> = missing.channel.iter().cloned().collect();
+    let resume = Resume::Since(Since::Position(missing.seen));
+    match node
+        .engine
+        .read(missing.app, &channels, resume, None, node.clock.now())
+    {
+        Ok((replay, _)) => replay,
+        Err(_) => Replay {
+            entries: Vec::new(),
+            is_gap: true,
+            position: missing.before,
+        },
     }
 }

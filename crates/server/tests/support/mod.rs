@@ -10,6 +10,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +29,8 @@ pub struct Server {
     logs: Option<std::thread::JoinHandle<String>>,
     /// Where the test connects instead, when all is to be done with TLS: see [`tls`].
     forwarder: Option<tls::Forwarder>,
+    /// What was logged so far.
+    logged: Arc<Mutex<Vec<u8>>>,
 }
 
 pub fn command() -> Command {
@@ -86,14 +89,23 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         // Read all the time, or the server would block on a full pipe.
+        let logged = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&logged);
         let logs = std::thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = stderr.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
+            let mut part = [0; 4_096];
+            while let Ok(count @ 1..) = stderr.read(&mut part) {
+                shared.lock().unwrap().extend(&part[..count]);
+            }
+            String::from_utf8_lossy(&shared.lock().unwrap()).into_owned()
         });
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let said = stdout.lines().take(lines).map(Result::unwrap).collect();
-        Started { child, said, logs }
+        Started {
+            child,
+            said,
+            logs,
+            logged,
+        }
     }
 
     pub fn threads(&self) -> usize {
@@ -107,6 +119,17 @@ impl Server {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
             .unwrap()
             .count()
+    }
+
+    /// Where metrics are served when there is a key: the log says it before the server is ready.
+    pub fn admin_address(&self) -> String {
+        let text = String::from_utf8_lossy(&self.logged.lock().unwrap()).into_owned();
+        let line = text.lines().find(|line| line.contains("metrics are served here"));
+        let address = line.and_then(|line| line.rsplit("address=").next());
+        address
+            .unwrap_or_else(|| panic!("no such line in {text}"))
+            .trim()
+            .to_owned()
     }
 
     pub fn is_alive(&mut self) -> bool {
@@ -140,11 +163,7 @@ impl Server {
 
     /// A connection that the kernel has; the server may not.
     pub async fn knock(&self) -> Peer {
-        Peer {
-            socket: TcpStream::connect(&self.address).await.unwrap(),
-            got: Vec::new(),
-            host: self.address.clone(),
-        }
+        Peer::to(&self.address).await
     }
 
     /// Opens a WebSocket; the handshake must succeed.
@@ -229,6 +248,7 @@ pub struct Started {
     /// Its first lines of standard output.
     pub said: Vec<String>,
     logs: std::thread::JoinHandle<String>,
+    logged: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Started {
@@ -250,6 +270,7 @@ impl Started {
             child: self.child,
             address,
             logs: Some(self.logs),
+            logged: self.logged,
             forwarder,
         }
     }
@@ -339,6 +360,14 @@ pub fn parse_frame(bytes: &[u8]) -> Option<(usize, Said)> {
 }
 
 impl Peer {
+    pub async fn to(address: &str) -> Self {
+        Self {
+            socket: TcpStream::connect(address).await.unwrap(),
+            got: Vec::new(),
+            host: address.to_owned(),
+        }
+    }
+
     pub async fn send(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.unwrap();
     }
@@ -394,17 +423,19 @@ impl Peer {
         self.until("\r\n\r\n").await
     }
 
-    /// The next block of an event stream, comments left out.
+    /// The next event of an event stream that a page would see: comments, and blocks that only say a
+    /// position, are left out.
     pub async fn event(&mut self) -> String {
         loop {
             let block = self.block().await;
-            if !block.starts_with(':') {
+            if block.contains("data:") {
                 return block;
             }
         }
     }
 
-    async fn block(&mut self) -> String {
+    /// The next block of an event stream, whatever it is.
+    pub async fn block(&mut self) -> String {
         self.until("\n\n").await
     }
 

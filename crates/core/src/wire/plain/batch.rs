@@ -1,7 +1,8 @@
 //! Many messages in one body: NDJSON, one JSON object per line (`plain.md` section 4).
 //!
 //! `{"channel":"orders","data":"…","event":"paid"}`; `base64` instead of `data` for binary,
-//! `channels` instead of `channel` for several, `"*"` for everyone. All or nothing: one line
+//! `channels` instead of `channel` for several, `"*"` for everyone; `key`, `version` and `ttl` as on a
+//! single message. All or nothing: one line
 //! that cannot be used refuses the whole body and names the line, so a publisher never has to
 //! find out which half went through.
 //!
@@ -19,6 +20,7 @@ use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
 use crate::publication::{Audience, CHANNELS_PER_PUBLICATION_MAX, DataKind, Draft, EventName};
 use crate::wire::plain::EVERYONE;
+use crate::wire::plain::request::{self, Kept};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +31,9 @@ struct Line {
     event: Option<String>,
     data: Option<String>,
     base64: Option<String>,
+    key: Option<String>,
+    version: Option<u64>,
+    ttl: Option<u32>,
 }
 
 /// Bounds of a batch.
@@ -113,15 +118,15 @@ fn parse_line(app: AppId, line: &[u8], limits: &BatchLimits) -> Result<Draft, Re
         Some(text) => Some(EventName::new(&text).map_err(|error| Refusal::bad_request(error.to_string()))?),
         None => None,
     };
-    Ok(Draft {
-        app,
-        audience,
-        event,
-        kind,
-        data,
-        speaker: None,
-        excluded: None,
-    })
+    let mut draft = Draft::to(app, audience, kind, data);
+    draft.event = event;
+    let kept = Kept {
+        key: line.key.as_deref().map(request::read_key).transpose()?,
+        version: line.version,
+        ttl_seconds: line.ttl,
+    };
+    kept.apply(&mut draft)?;
+    Ok(draft)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! [`request`] reads a method, a path and a query; both the shard, which sees a connection's
 //! first request, and the HTTP server, which sees all later ones, use it, so the two lanes
-//! cannot disagree. [`batch`] reads many messages from one body. This file makes the frames.
+//! cannot disagree. [`credential`] finds what shows who asks. [`batch`] reads many messages from one body. This file makes the frames.
 //!
 //! Forms (`plain.md` section 2): raw is the message itself; meta is one JSON object with id,
 //! channel, event, user, and `data` for text or `base64` for binary. An event stream cannot
@@ -14,11 +14,13 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::channel::ChannelName;
 use crate::position::Position;
-use crate::publication::{DataKind, Place, Publication, WireForm};
+use crate::publication::{DataKind, Entry, EventName, Place, Publication, WireForm};
 use crate::wire::{sse, websocket};
 
 pub mod batch;
+pub mod credential;
 pub mod request;
 
 /// The `channel` of an announcement to everyone, in meta form.
@@ -40,56 +42,60 @@ struct Meta<'a> {
 
 /// The bytes of a publication for the subscribers of `place` that speak `form`.
 pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes {
-    // Not for the raw WebSocket form, which shows no id and is the most frequent.
-    let id = || publication.position.to_string();
     match form {
-        WireForm::WebSocketRaw => match publication.kind {
-            DataKind::Text => websocket::text(&publication.data),
-            DataKind::Binary => websocket::binary(&publication.data),
-        },
-        WireForm::WebSocketMeta => websocket::text(meta(publication, place, &id()).as_bytes()),
         WireForm::WebSocketRawDeflate => {
             websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketRaw))
         }
         WireForm::WebSocketMetaDeflate => {
             websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketMeta))
         }
-        WireForm::EventStreamMeta => {
-            let id = id();
-            stream_event(&id, None, meta(publication, place, &id).as_bytes())
-        }
-        WireForm::EventStreamRaw => {
-            let event = publication
-                .event
-                .as_ref()
-                .map(super::super::publication::EventName::as_str);
-            match publication.kind {
-                DataKind::Text => stream_event(&id(), event, &publication.data),
-                DataKind::Binary => stream_event(
-                    &id(),
-                    Some("binary"),
-                    STANDARD.encode(&publication.data).as_bytes(),
-                ),
-            }
-        }
+        _ => encode_entry(publication, place.channel.as_ref(), form),
     }
 }
 
-fn meta(publication: &Publication, place: &Place, id: &str) -> String {
-    let text = match publication.kind {
-        DataKind::Text => std::str::from_utf8(&publication.data).ok(),
+/// The bytes of an entry for a subscriber of `channel` (`None`: an announcement), never compressed:
+/// a session that has agreed on compression reads plain frames too.
+pub fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm) -> Bytes {
+    // Not for the raw WebSocket form, which shows no id and is the most frequent.
+    let id = || entry.position.to_string();
+    match form {
+        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate => match entry.kind {
+            DataKind::Text => websocket::text(&entry.data),
+            DataKind::Binary => websocket::binary(&entry.data),
+        },
+        WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => {
+            websocket::text(meta(entry, channel, &id()).as_bytes())
+        }
+        WireForm::EventStreamMeta => {
+            let id = id();
+            stream_event(&id, None, meta(entry, channel, &id).as_bytes())
+        }
+        WireForm::EventStreamRaw => {
+            let event = entry.event.as_ref().map(EventName::as_str);
+            match entry.kind {
+                DataKind::Text => stream_event(&id(), event, &entry.data),
+                DataKind::Binary => {
+                    stream_event(&id(), Some("binary"), STANDARD.encode(&entry.data).as_bytes())
+                }
+            }
+        }
+        WireForm::Notice => Bytes::from_static(b"."),
+    }
+}
+
+/// An entry as one JSON object: the meta form, as documents have it too.
+pub fn meta(entry: &Entry, channel: Option<&ChannelName>, id: &str) -> String {
+    let text = match entry.kind {
+        DataKind::Text => std::str::from_utf8(&entry.data).ok(),
         DataKind::Binary => None,
     };
     let meta = Meta {
         id,
-        channel: place.channel.as_ref().map_or(EVERYONE, |name| name.as_str()),
-        event: publication
-            .event
-            .as_ref()
-            .map(super::super::publication::EventName::as_str),
-        user: publication.speaker.as_deref(),
+        channel: channel.map_or(EVERYONE, ChannelName::as_str),
+        event: entry.event.as_ref().map(EventName::as_str),
+        user: entry.speaker.as_deref(),
         data: text,
-        base64: text.is_none().then(|| STANDARD.encode(&publication.data)),
+        base64: text.is_none().then(|| STANDARD.encode(&entry.data)),
     };
     serde_json::to_string(&meta).unwrap_or_default()
 }
@@ -104,20 +110,57 @@ fn stream_event(id: &str, event: Option<&str>, data: &[u8]) -> Bytes {
     }
 }
 
-/// Tells a listener that something it had not seen is gone. `now` becomes its new position.
-/// `None` for a raw WebSocket, which has no form for it.
-pub fn gap(form: WireForm, channel: &str, now: Position) -> Option<Bytes> {
-    let channel = serde_json::to_string(channel).unwrap_or_default();
+/// Tells a listener that something it had not seen of these channels is gone (of announcements, if
+/// there are none). `now` becomes its position. One frame for all of them: who has read it knows
+/// everything, and who has not still has its old position.
+///
+/// `None` for forms that cannot say it.
+pub fn gap(form: WireForm, channels: &[ChannelName], now: Position) -> Option<Bytes> {
+    let name = |name: &str| serde_json::Value::from(name).to_string();
+    let channels = match channels {
+        [] => format!(r#""channel":{}"#, name(EVERYONE)),
+        [one] => format!(r#""channel":{}"#, name(one.as_str())),
+        several => {
+            let names: Vec<String> = several.iter().map(|one| name(one.as_str())).collect();
+            format!(r#""channels":[{}]"#, names.join(","))
+        }
+    };
+    let meta = format!(r#"{{"event":"gap",{channels},"id":"{now}"}}"#);
+    notice(form, "gap", now, &meta, &format!("{{{channels}}}"))
+}
+
+/// Tells a slow listener that waiting messages of a channel were dropped: a gap without an id, since
+/// messages of other channels that are older may still come behind it.
+pub fn dropped(form: WireForm, channel: &ChannelName) -> Option<Bytes> {
+    let channel = serde_json::Value::from(channel.as_str());
     let meta = format!(r#"{{"event":"gap","channel":{channel}}}"#);
+    let event = |name: Option<&str>, data: &str| {
+        let mut out = Vec::new();
+        sse::event(&mut out, None, name, data.as_bytes())
+            .ok()
+            .map(|()| out.into())
+    };
     match form {
-        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate => None,
+        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate | WireForm::Notice => None,
+        WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => Some(websocket::text(meta.as_bytes())),
+        WireForm::EventStreamMeta => event(None, &meta),
+        WireForm::EventStreamRaw => event(Some("gap"), &format!(r#"{{"channel":{channel}}}"#)),
+    }
+}
+
+/// Tells a listener the position that its subscription begins at, before anything else.
+pub fn opened(form: WireForm, now: Position) -> Option<Bytes> {
+    let data = format!(r#"{{"event":"open","id":"{now}"}}"#);
+    notice(form, "open", now, &data, "{}")
+}
+
+fn notice(form: WireForm, event: &str, now: Position, meta: &str, data: &str) -> Option<Bytes> {
+    match form {
+        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate | WireForm::Notice => None,
         // Far too short to be compressed.
         WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => Some(websocket::text(meta.as_bytes())),
         WireForm::EventStreamMeta => Some(stream_event(&now.to_string(), None, meta.as_bytes())),
-        WireForm::EventStreamRaw => {
-            let data = format!(r#"{{"channel":{channel}}}"#);
-            Some(stream_event(&now.to_string(), Some("gap"), data.as_bytes()))
-        }
+        WireForm::EventStreamRaw => Some(stream_event(&now.to_string(), Some(event), data.as_bytes())),
     }
 }
 
@@ -125,9 +168,9 @@ pub fn gap(form: WireForm, channel: &str, now: Position) -> Option<Bytes> {
 mod tests {
     use super::*;
     use crate::app::AppId;
-    use crate::channel::ChannelName;
+    use crate::moment::Moment;
     use crate::position::{Epoch, Link, Offset};
-    use crate::publication::{Audience, Draft, EventName};
+    use crate::publication::{Audience, Draft};
 
     fn publication(event: Option<&str>, kind: DataKind, data: &'static [u8], everyone: bool) -> Publication {
         let mut draft = Draft::new(
@@ -145,7 +188,7 @@ mod tests {
             previous: None,
             offset: Offset::new(42).unwrap(),
         };
-        Publication::new(draft, |_| link)
+        Publication::new(draft, Moment::default(), |_| link)
     }
 
     #[track_caller]

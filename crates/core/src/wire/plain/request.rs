@@ -1,19 +1,25 @@
-//! What a request to the plain door asks for: paths, switches, bearer tokens.
+//! What a request to the plain door asks for: paths and switches.
 //!
 //! Names are percent-decoded once; what is then in them is a name like any other and never a
 //! path. In a query `+` is a space, as forms and PHP's `http_build_query` write it.
 //!
-//! This module does not decide whether the answer is yes; see [`crate::auth`].
+//! This module does not decide whether the answer is yes; see [`crate::auth`]. Who asks is
+//! [`super::credential`]'s.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use smallvec::SmallVec;
 
 use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
-use crate::position::Position;
-use crate::publication::{CHANNELS_PER_PUBLICATION_MAX, EventName, WireForm};
+use crate::position::Since;
+use crate::publication::{
+    Audience, CHANNELS_PER_PUBLICATION_MAX, Draft, EventName, PublicationKey, WireForm,
+};
+use crate::session_id::SessionId;
+use crate::stream::Resume;
 
 /// The channel of `/`: the one that a page hears which names none.
 pub const MAIN: &str = "main";
@@ -31,8 +37,47 @@ pub struct PlainRequest {
     pub event: Option<EventName>,
     /// `since=`: the last id seen. Text that is no id of this server counts as one long gone.
     pub since: Option<Since>,
-    /// `last=`: asks for kept messages, which this version does not have.
-    pub last: bool,
+    /// `last=`: begin with so many of the newest kept messages, if there is no `since`.
+    pub last: Option<usize>,
+    /// `session=`: who listens, over all connections; or, on a POST, who shall not hear it.
+    pub session: Option<SessionId>,
+    /// `open=1`: say the position at which listening begins.
+    pub open: bool,
+    /// `key=`, `version=`, `ttl=`: on a POST, what it is about, of which version, and for how many
+    /// seconds it may be given to those who come back.
+    pub kept: Kept,
+    /// `wait=`: seconds for which a long poll waits, instead of the usual time.
+    pub wait_seconds: Option<u32>,
+}
+
+/// What a publisher may say about how a message replaces others and how long it is worth something.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Kept {
+    /// What it is about, within its channel.
+    pub key: Option<PublicationKey>,
+    /// The version of that.
+    pub version: Option<u64>,
+    /// Seconds.
+    pub ttl_seconds: Option<u32>,
+}
+
+impl Kept {
+    /// Writes it into a draft, if that can be.
+    pub fn apply(self, draft: &mut Draft) -> Result<(), Refusal> {
+        let channels = match &draft.audience {
+            Audience::Channels(channels) => channels.len(),
+            Audience::Everyone => 0,
+        };
+        if self.version.is_some() && channels != 1 {
+            return Err(Refusal::bad_request("version is for a message to one channel"));
+        }
+        draft.key = self.key;
+        draft.version = self.version;
+        draft.ttl = self
+            .ttl_seconds
+            .map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(())
+    }
 }
 
 /// The channels of a request.
@@ -44,22 +89,6 @@ pub enum Target {
     Everyone,
     /// `/ch` without a name: each message of the body says where it goes.
     PerMessage,
-}
-
-/// A place to continue from.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Since {
-    /// An id as this server writes them.
-    Position(Position),
-    /// Anything else, for instance the id of another server: whatever was missed is not known.
-    Unknown,
-}
-
-impl Since {
-    /// Reads an id, from `since=` or `Last-Event-ID`.
-    pub fn parse(text: &str) -> Self {
-        text.parse().map_or(Self::Unknown, Self::Position)
-    }
 }
 
 impl PlainRequest {
@@ -85,7 +114,11 @@ impl PlainRequest {
             echo: false,
             event: None,
             since: None,
-            last: false,
+            last: None,
+            session: None,
+            open: false,
+            kept: Kept::default(),
+            wait_seconds: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -105,7 +138,18 @@ impl PlainRequest {
                     request.event = Some(event);
                 }
                 "since" => request.since = Some(Since::parse(&value)),
-                "last" => request.last = true,
+                "last" => request.last = Some(number("last", &value)?),
+                "session" => {
+                    let id = SessionId::parse(&value);
+                    request.session = Some(id.ok_or_else(|| {
+                        Refusal::bad_request("session is 32 hexadecimal digits, drawn at random")
+                    })?);
+                }
+                "open" => request.open = switch("open", &value)?,
+                "key" => request.kept.key = Some(read_key(&value)?),
+                "version" => request.kept.version = Some(number("version", &value)?),
+                "ttl" => request.kept.ttl_seconds = Some(number("ttl", &value)?),
+                "wait" => request.wait_seconds = Some(number("wait", &value)?),
                 // Proxies and cache-busters add parameters of their own.
                 _ => {}
             }
@@ -138,12 +182,6 @@ impl PlainRequest {
     /// The channels to listen to, or why this cannot be listened to.
     pub fn listen_channels(&self) -> Result<&[ChannelName], Refusal> {
         match &self.target {
-            Target::Channels(channels) if self.last => {
-                let _ = channels;
-                Err(Refusal::bad_request(
-                    "last= is not available: this version keeps no messages",
-                ))
-            }
             Target::Channels(channels) => Ok(channels),
             Target::Everyone => Err(Refusal::bad_request(
                 "\"*\" can only be published to; name the channels to listen to",
@@ -151,6 +189,15 @@ impl PlainRequest {
             Target::PerMessage => Err(Refusal::bad_request(
                 "name a channel: /ch/{name}, or /ch?name=…&name=… for several",
             )),
+        }
+    }
+
+    /// Where listening begins: an id counts more than a number of messages.
+    pub fn resume(&self) -> Resume {
+        match (self.since, self.last) {
+            (Some(since), _) => Resume::Since(since),
+            (None, Some(count)) => Resume::Last(count),
+            (None, None) => Resume::Now,
         }
     }
 
@@ -192,7 +239,7 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
         .map_err(|_| Refusal::bad_request("a name or parameter is not UTF-8 after percent-decoding"))
 }
 
-fn decode_form(text: &str) -> Result<Cow<'_, str>, Refusal> {
+pub(super) fn decode_form(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if !text.contains('+') {
         return decode(text);
     }
@@ -219,12 +266,16 @@ fn switch(name: &'static str, value: &str) -> Result<bool, Refusal> {
     }
 }
 
-/// The token of an `Authorization` field, if it is a bearer token (RFC 6750 section 2.1).
-pub fn bearer(authorization: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = authorization.split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| token.trim_ascii())
+/// Reads a publication's key.
+pub(super) fn read_key(text: &str) -> Result<PublicationKey, Refusal> {
+    PublicationKey::new(text).map_err(|error| Refusal::bad_request(error.to_string()))
+}
+
+fn number<N: std::str::FromStr>(name: &'static str, value: &str) -> Result<N, Refusal> {
+    // `parse` alone would also take a sign.
+    let digits = Some(value).filter(|value| value.bytes().all(|b| b.is_ascii_digit()));
+    let number = digits.and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| Refusal::bad_request(format!("{name} is a whole number")))
 }
 
 #[cfg(test)]
@@ -257,6 +308,18 @@ mod tests {
                 Some(Since::Unknown) => " since=?".to_owned(),
                 Some(Since::Position(position)) => format!(" since={position}"),
             };
+            let begin = match request.resume() {
+                Resume::Last(count) => format!(" last={count}"),
+                Resume::Now | Resume::Since(_) => String::new(),
+            };
+            let session = request
+                .session
+                .map_or(String::new(), |id| format!(" session={}", id.0));
+            let open = if request.open { " open" } else { "" };
+            let wait = request
+                .wait_seconds
+                .map_or(String::new(), |wait| format!(" wait={wait}"));
+            let since = format!("{since}{begin}{session}{open}{wait}");
             let meta = if request.meta { " meta" } else { "" };
             let echo = if request.echo { " echo" } else { "" };
             format!("{names}{meta}{echo}{event}{since}")
@@ -300,6 +363,16 @@ mod tests {
         check("/ch/orders?since=6f2k-42", "orders since=6f2k-42");
         check("/ch/orders?since=urn:uuid:1", "orders since=?");
         check("/ch/orders?meta=0&utm_source=x&&t", "orders");
+        check("/ch/orders?last=20", "orders last=20");
+        check("/ch/orders?last=20&since=6f2k-42", "orders since=6f2k-42");
+        check(
+            "/ch/orders?since=6f2k-42&wait=0&open=1",
+            "orders since=6f2k-42 open wait=0",
+        );
+        check(
+            "/ch/orders?session=00000000-0000-0000-0000-0000000000ff",
+            "orders session=255",
+        );
     }
 
     #[test]
@@ -316,19 +389,20 @@ mod tests {
         check_refused("/ch/a?name=b", 400);
         check_refused("/ch/a?meta=yes", 400);
         check_refused("/ch/a?event=", 400);
+        check_refused("/ch/a?last=", 400);
+        check_refused("/ch/a?last=-1", 400);
+        check_refused("/ch/a?last=%2B1", 400);
+        check_refused("/ch/a?last=99999999999999999999", 400);
+        check_refused("/ch/a?session=7", 400);
+        check_refused("/ch/a?wait=soon", 400);
+        check_refused("/ch/a?key=", 400);
+        check_refused("/ch/a?key=a%0Ab", 400);
+        check_refused("/ch/a?version=1.5", 400);
+        check_refused("/ch/a?ttl=-1", 400);
         check_refused("/ch/a?event=x%0Adata:%20y", 400);
         check_refused(&format!("/ch/{}", "x".repeat(201)), 400);
         assert_eq!(outline("/chat"), None);
         assert_eq!(outline("/health"), None);
         assert_eq!(outline("//"), None);
-    }
-
-    #[test]
-    fn bearer_tokens() {
-        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"bearer  abc "), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"Basic abc"), None);
-        assert_eq!(bearer(b"Bearer"), None);
-        assert_eq!(bearer("Bearé x".as_bytes()), None);
     }
 }

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::moment::Moment;
 use crate::position::{Epoch, Link};
 use crate::publication::{Audience, DataKind, Draft};
+use crate::stream::Replay;
 
 const APP: AppId = AppId::DEFAULT;
 
@@ -26,29 +28,51 @@ fn id(slot: Slot) -> SessionId {
     SessionId(u128::from(slot) + 1)
 }
 
-fn publication(channels: &[&str], offset: u64, excluded: Option<Slot>) -> Arc<Publication> {
+fn position(offset: u64) -> Position {
+    Position {
+        epoch: Epoch(1),
+        offset: Offset::new(offset),
+    }
+}
+
+fn link(previous: Option<u64>, offset: u64) -> Link {
+    Link {
+        epoch: Epoch(1),
+        previous: previous.and_then(Offset::new),
+        offset: Offset::new(offset).unwrap(),
+    }
+}
+
+fn draft(channels: &[&str], excluded: Option<Slot>) -> Draft {
     let audience = match channels {
         ["*"] => Audience::Everyone,
         _ => Audience::Channels(channels.iter().map(|text| name(text)).collect()),
     };
-    let draft = Draft {
-        audience,
+    Draft {
         excluded: excluded.map(id),
-        ..Draft::new(APP, name("x"), DataKind::Text, format!("hello {offset}").into())
-    };
-    let link = Link {
-        epoch: Epoch(1),
-        previous: None,
-        offset: Offset::new(offset).unwrap(),
-    };
-    Arc::new(Publication::new(draft, |_| link))
+        ..Draft::to(APP, audience, DataKind::Text, "hello".into())
+    }
+}
+
+fn publication(channels: &[&str], offset: u64, excluded: Option<Slot>) -> Arc<Publication> {
+    tied(channels, &[], offset, excluded)
+}
+
+/// What came before it in each of its channels; nothing where that is not given.
+fn tied(channels: &[&str], previous: &[u64], offset: u64, excluded: Option<Slot>) -> Arc<Publication> {
+    let mut draft = draft(channels, excluded);
+    draft.data = format!("hello {offset}").into();
+    let mut previous = previous.iter().copied();
+    Arc::new(Publication::new(draft, Moment::default(), |_| {
+        link(previous.next(), offset)
+    }))
 }
 
 fn heard(hub: &mut Hub, publication: &Arc<Publication>) -> Vec<Slot> {
     let mut slots = Vec::new();
-    let count = hub.deliver(std::slice::from_ref(publication), |slot, _| slots.push(slot));
-    assert!(count <= hub.reach(publication));
-    assert_eq!(count, slots.len());
+    let delivered = hub.deliver(std::slice::from_ref(publication), |slot, _| slots.push(slot));
+    assert!(delivered.count <= hub.reach(publication));
+    assert_eq!((delivered.count, delivered.taken), (slots.len(), 1));
     slots.sort_unstable();
     slots
 }
@@ -123,10 +147,10 @@ fn check_after(topics: &[(&str, u64)], channels: &[&str], expected: &[Slot]) {
     for slot in [0, 1] {
         hub.join(slot, id(slot), APP, WireForm::WebSocketRaw);
     }
-    for (text, after) in topics {
-        assert!(hub.subscribe_after(0, &topic(text), Offset::new(*after)));
-    }
     hub.subscribe(1, &topic("a"));
+    for (text, after) in topics {
+        assert!(hub.subscribe_after(0, &topic(text), Some(position(*after))));
+    }
     let got = heard(&mut hub, &publication(channels, 7, None));
     assert_eq!(got, expected, "{topics:?} {channels:?}");
 }
@@ -152,16 +176,18 @@ fn a_subscription_may_begin_in_the_midst_of_a_run() {
     let mut hub = Hub::default();
     for (slot, after) in [(0, 0), (1, 8)] {
         hub.join(slot, id(slot), APP, WireForm::WebSocketRaw);
-        hub.subscribe_after(slot, &topic("a"), Offset::new(after));
+        hub.subscribe_after(slot, &topic("a"), Some(position(after)));
     }
     let run: Vec<_> = (7..10).map(|offset| publication(&["a"], offset, None)).collect();
     let mut heard = [Vec::new(), Vec::new()];
-    let count = hub.deliver(&run, |slot, bytes| heard[slot as usize].extend_from_slice(bytes));
+    let delivered = hub.deliver(&run, |slot, bytes| {
+        heard[slot as usize].extend_from_slice(bytes.frame);
+    });
     let frames = |run: &[Arc<Publication>]| -> Vec<u8> {
         let encode = |one: &Arc<Publication>| one.encoded(&one.places()[0], WireForm::WebSocketRaw);
         run.iter().flat_map(encode).collect()
     };
-    assert_eq!((count, heard), (4, [frames(&run), frames(&run[2..])]));
+    assert_eq!((delivered.count, heard), (4, [frames(&run), frames(&run[2..])]));
 }
 
 #[test]
@@ -184,11 +210,12 @@ fn subscribers_of_one_form_share_one_frame() {
         hub.subscribe(slot, &topic("a"));
     }
     let mut places = Vec::new();
-    let run = [publication(&["a"], 1, None), publication(&["a"], 2, None)];
-    for run in [&run[..1], &run[..]] {
+    let run = [1, 2, 3].map(|offset| publication(&["a"], offset, None));
+    for run in [&run[..1], &run[1..]] {
         places.clear();
         assert_eq!(
-            hub.deliver(run, |_, frame| places.push(frame.as_ptr())),
+            hub.deliver(run, |_, frame| places.push(frame.frame.as_ptr()))
+                .count,
             3 * run.len()
         );
         assert!(places.len() == 3 && places.windows(2).all(|pair| pair[0] == pair[1]));
@@ -198,11 +225,9 @@ fn subscribers_of_one_form_share_one_frame() {
 #[track_caller]
 fn check_runs(publications: &[(&[&str], usize)], expected: &[usize]) {
     let of_size = |(channels, bytes): &(&[&str], usize)| {
-        let small = publication(channels, 1, None);
-        let data = Bytes::from(vec![b'x'; *bytes]);
-        let mut sized = Arc::into_inner(small).unwrap();
-        sized.data = data;
-        sized
+        let mut draft = draft(channels, None);
+        draft.data = vec![b'x'; *bytes].into();
+        Publication::new(draft, Moment::default(), |_| link(None, 1))
     };
     let all: Vec<Publication> = publications.iter().map(of_size).collect();
     let (mut rest, mut runs) = (all.as_slice(), Vec::new());
@@ -227,6 +252,204 @@ fn runs_end_at_other_channels_at_announcements_and_at_their_limits() {
         &[(&["a"][..], 1); RUN_PUBLICATIONS_MAX + 1],
         &[RUN_PUBLICATIONS_MAX, 1],
     );
+}
+
+/// Sessions listen to these channels, each after a position. Publications arrive: channels, what
+/// came before, offset. The streams have these entries, from a place on. Who heard which?
+#[track_caller]
+fn check_holes(
+    sessions: &[&[(&str, u64)]],
+    arrivals: &[(&[&str], &[u64], u64)],
+    kept: (&[(&[&str], u64)], u64),
+    expected: &[&str],
+) {
+    let mut hub = Hub::default();
+    for (slot, topics) in sessions.iter().enumerate() {
+        let slot = to_u32(slot);
+        hub.join(slot, id(slot), APP, WireForm::EventStreamRaw);
+        for (text, after) in *topics {
+            hub.subscribe_after(slot, &topic(text), Some(position(*after)));
+        }
+    }
+    let mut heard = vec![String::new(); sessions.len()];
+    let mut queue = |slot: Slot, parcel: Parcel<'_>| {
+        let text = std::str::from_utf8(parcel.frame).unwrap();
+        for event in text.split_terminator("\n\n") {
+            let id = event.lines().next().unwrap().trim_start_matches("id: 1-");
+            let what = if event.contains("event: gap") {
+                "gap to "
+            } else {
+                ""
+            };
+            heard[slot as usize].extend([what, id, " "]);
+        }
+    };
+    for (channels, previous, offset) in arrivals {
+        let publication = tied(channels, previous, *offset, None);
+        for round in 0.. {
+            assert!(round < 4, "the same hole again");
+            let delivered = hub.deliver(std::slice::from_ref(&publication), &mut queue);
+            let Some(missing) = delivered.missing else { break };
+            let seen = missing.seen.offset.map_or(0, Offset::get);
+            let (entries, complete_after) = kept;
+            let is_whole = seen >= complete_after;
+            let of_channel = entries.iter().filter(|(channels, offset)| {
+                *offset > seen
+                    && missing
+                        .channel
+                        .as_ref()
+                        .is_none_or(|name| channels.contains(&name.as_str()))
+            });
+            let replay = Replay {
+                entries: of_channel
+                    .filter(|_| is_whole)
+                    .map(|(channels, offset)| Arc::clone(publication_entry(channels, *offset)))
+                    .collect(),
+                is_gap: !is_whole,
+                position: position(entries.last().map_or(0, |(_, offset)| *offset)),
+            };
+            hub.catch_up(&missing, &replay, &mut queue, |slot| panic!("{slot} has a form"));
+        }
+    }
+    let heard: Vec<&str> = heard.iter().map(|text| text.trim_end()).collect();
+    assert_eq!(heard, expected, "{arrivals:?}");
+}
+
+fn publication_entry(channels: &[&str], offset: u64) -> &'static Arc<crate::publication::Entry> {
+    let publication: &'static Publication = Box::leak(Box::new(Publication::new(
+        draft(channels, None),
+        Moment::default(),
+        |_| link(None, offset),
+    )));
+    publication.entry()
+}
+
+const A: &[&str] = &["a"];
+const B: &[&str] = &["b"];
+const AB: &[&str] = &["a", "b"];
+
+#[test]
+fn a_publication_that_was_seen_is_dropped() {
+    let nothing: (&[(&[&str], u64)], u64) = (&[], 0);
+    check_holes(
+        &[&[("a", 0)]],
+        &[(A, &[0], 1), (A, &[0], 1), (A, &[1], 2), (A, &[0], 1)],
+        nothing,
+        &["1 2"],
+    );
+    // Seen as a publication of the one channel, and not of the other.
+    check_holes(
+        &[&[("a", 0)], &[("b", 0)], &[("a", 0), ("b", 0)]],
+        &[(A, &[0], 1), (AB, &[1, 0], 2), (AB, &[1, 0], 2), (B, &[2], 3)],
+        nothing,
+        &["1 2", "2 3", "1 2 3"],
+    );
+}
+
+#[test]
+fn what_is_missing_is_read_once_for_all_subscribers_or_they_are_told() {
+    let kept: (&[(&[&str], u64)], u64) = (&[(A, 1), (B, 2), (A, 3), (AB, 4), (A, 6)], 0);
+    // 3 and 4 were lost on the way; 6 is kept already, and is what has arrived.
+    check_holes(
+        &[&[("a", 0)], &[("a", 3)]],
+        &[(A, &[0], 1), (A, &[4], 6)],
+        kept,
+        &["1 3 4 6", "4 6"],
+    );
+    // Out of order: the later one brings both, and the earlier one is known when it comes.
+    check_holes(
+        &[&[("a", 1)]],
+        &[(AB, &[3, 2], 4), (A, &[1], 3), (A, &[4], 6)],
+        kept,
+        &["3 4 6"],
+    );
+    // A session of both channels gets the lost publication to both only once.
+    check_holes(
+        &[&[("a", 0), ("b", 0)], &[("b", 0)]],
+        &[(A, &[0], 1), (B, &[0], 2), (A, &[4], 6), (B, &[4], 7)],
+        (&[(A, 1), (B, 2), (A, 3), (AB, 4), (A, 6), (B, 7)], 0),
+        &["1 2 3 4 6 7", "2 4 7"],
+    );
+    // No longer kept. Who has come later is not told: he lacks nothing.
+    check_holes(
+        &[&[("a", 0)], &[("a", 6)]],
+        &[(A, &[0], 1), (A, &[4], 6), (A, &[6], 7)],
+        (&[(A, 6)], 5),
+        &["1 gap to 4 6 7", "7"],
+    );
+    // What the stream says is older than what arrives: a gap too, and no endless reading.
+    check_holes(
+        &[&[("a", 0)]],
+        &[(A, &[0], 1), (A, &[4], 6)],
+        (&[(A, 1)], 0),
+        &["1 gap to 4 6"],
+    );
+}
+
+#[test]
+fn frames_of_some_channels_may_be_dropped_while_they_wait() {
+    let rule = |text, slow| (ChannelPattern::new(text).unwrap(), slow);
+    let mut hub = Hub::new(vec![
+        rule("price/*", SlowConsumer::Newest),
+        rule("log/*", SlowConsumer::DropOldest),
+    ]);
+    hub.join(0, id(0), APP, WireForm::WebSocketMeta);
+    for text in ["price/a", "price/b", "log/a", "x"] {
+        hub.subscribe(0, &topic(text));
+    }
+    let mut offset = 0;
+    let mut tag = |channel: &str, key: Option<&str>| {
+        offset += 1;
+        let mut draft = draft(&[channel], None);
+        draft.key = key.map(|key| crate::publication::PublicationKey::new(key).unwrap());
+        let publication = Arc::new(Publication::new(draft, Moment::default(), |_| link(None, offset)));
+        let mut tags = Vec::new();
+        hub.deliver(&[publication], |_, parcel| tags.push(parcel.tag));
+        tags[0]
+    };
+    let price = tag("price/a", Some("eur"));
+    assert_eq!(tag("price/a", Some("eur")), price);
+    let others = [
+        tag("price/a", None),
+        tag("price/a", Some("usd")),
+        tag("price/b", Some("eur")),
+    ];
+    assert!(others.iter().all(|other| *other != price && *other != Tag::MUST));
+    assert_eq!(tag("log/a", Some("eur")), tag("log/a", None));
+    assert_eq!(tag("x", Some("eur")), Tag::MUST);
+    // What may be dropped is not joined with what may not.
+    let run = [30, 31].map(|offset| publication(&["log/a"], offset, None));
+    let mut frames = 0;
+    let delivered = hub.deliver(&run, |_, _| frames += 1);
+    assert_eq!((delivered.count, delivered.taken, frames), (2, 2, 2));
+}
+
+#[test]
+fn a_session_without_a_form_for_a_gap_is_named() {
+    let mut hub = Hub::default();
+    for (slot, form) in [WireForm::WebSocketRaw, WireForm::WebSocketMeta]
+        .into_iter()
+        .enumerate()
+    {
+        hub.join(to_u32(slot), id(to_u32(slot)), APP, form);
+        hub.subscribe_after(to_u32(slot), &topic("a"), Some(position(0)));
+    }
+    let lost = tied(A, &[4], 6, None);
+    let delivered = hub.deliver(std::slice::from_ref(&lost), |_, _| panic!("not yet"));
+    let nothing = Replay {
+        entries: Vec::new(),
+        is_gap: true,
+        position: position(6),
+    };
+    let (mut told, mut untold) = (Vec::new(), Vec::new());
+    let missing = delivered.missing.unwrap();
+    hub.catch_up(
+        &missing,
+        &nothing,
+        |slot, _| told.push(slot),
+        |slot| untold.push(slot),
+    );
+    assert_eq!((told, untold), (vec![1], vec![0]));
 }
 
 #[derive(Clone, Debug)]
@@ -314,7 +537,8 @@ proptest! {
                     let mut rest = publications.as_slice();
                     while !rest.is_empty() {
                         let (run, behind) = rest.split_at(Hub::run_len(rest.iter().map(|one| &**one)));
-                        hub.deliver(run, |slot, bytes| got.entry(slot).or_default().extend(bytes));
+                        let delivered = hub.deliver(run, |slot, bytes| got.entry(slot).or_default().extend(bytes.frame));
+                        prop_assert_eq!(delivered.taken, run.len());
                         rest = behind;
                     }
                     prop_assert_eq!(got, expected);

@@ -10,6 +10,12 @@
 //! subscription begins at and may have heard them on another connection: see
 //! [`Hub::subscribe_after`].
 //!
+//! A channel also knows the place that its subscribers here have seen. A publication that does not
+//! follow it is not delivered: one that they have had is dropped, and where something is missing in
+//! between, [`Hub::deliver`] says so, and the shard reads it from the stream, once for all of them
+//! ([`Hub::catch_up`]). An engine of this process never lets that happen; one that publications
+//! reach over a network does. Topics that are no channel have no such check.
+//!
 //! Subscribers of a topic are kept apart by wire form, so the loop over them decides nothing:
 //! one frame, many slots. Publications that wait one behind the other for the same channels are
 //! delivered as a *run*: their frames are joined once, and each subscriber gets one buffer.
@@ -22,6 +28,7 @@
 //! beyond its own shard.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,9 +37,15 @@ use smallvec::SmallVec;
 
 use crate::app::AppId;
 use crate::channel::{ChannelName, ChannelPattern};
-use crate::position::Offset;
+use crate::outbox::Tag;
+use crate::position::{Offset, Position};
 use crate::publication::{Publication, WireForm};
-use crate::session::SessionId;
+use crate::session_id::SessionId;
+use crate::stream::SlowConsumer;
+
+mod holes;
+
+pub use holes::{Delivered, Missing};
 
 /// A session's place in the tables of its shard. Reused after the session has left the hub.
 pub type Slot = u32;
@@ -61,6 +74,23 @@ pub struct Hub {
     apps: HashMap<AppId, AppTopics>,
     topics: Slab<Subscribers>,
     members: Vec<Option<Member>>,
+    /// What happens to slow consumers of which channels: the first pattern that matches decides.
+    slow: Vec<(ChannelPattern, SlowConsumer)>,
+    /// Hashes keys of publications, differently in every process.
+    hasher: RandomState,
+}
+
+/// One frame for one session.
+#[derive(Clone, Copy, Debug)]
+pub struct Parcel<'a> {
+    /// The bytes, shared with every other subscriber of the same form.
+    pub frame: &'a Bytes,
+    /// What may happen to them while they wait.
+    pub tag: Tag,
+    /// The session's form.
+    pub form: WireForm,
+    /// The channel; `None` for an announcement.
+    pub channel: Option<&'a ChannelName>,
 }
 
 /// Index from what a publication has to the subscribers it concerns.
@@ -73,6 +103,8 @@ struct AppTopics {
     /// The highest position that a subscription of the app began after. Of what is published
     /// behind it, nobody need be asked whether it is too old for him.
     begun: Option<Offset>,
+    /// What has been seen here of announcements.
+    announced: Seen,
 }
 
 #[derive(Debug)]
@@ -80,7 +112,14 @@ struct Subscribers {
     app: AppId,
     topic: Topic,
     by_form: [Vec<Slot>; WireForm::COUNT],
+    /// For a channel: what its subscribers here have seen of it.
+    seen: Seen,
+    /// What happens to those of them who are slow.
+    slow: SlowConsumer,
 }
+
+/// The place that has been seen; `None`: not known, so whatever comes first is right.
+type Seen = Option<Position>;
 
 #[derive(Debug)]
 struct Member {
@@ -101,6 +140,14 @@ struct Subscription {
 }
 
 impl Hub {
+    /// A hub with rules for slow consumers.
+    pub fn new(slow: Vec<(ChannelPattern, SlowConsumer)>) -> Self {
+        Self {
+            slow,
+            ..Self::default()
+        }
+    }
+
     /// Enters a session that listens to nothing yet.
     pub fn join(&mut self, slot: Slot, id: SessionId, app: AppId, form: WireForm) {
         let index = slot as usize;
@@ -123,19 +170,25 @@ impl Hub {
         self.subscribe_after(slot, topic, None)
     }
 
-    /// The same, but what has its place at `after` or before is not for this subscription: it was
-    /// published before the session came, and only waited here.
+    /// The same, but what has its place at `position` or before is not for this subscription: it was
+    /// published before the session came, and only waited here. `None`: not known.
     ///
-    /// `after` belongs to the life of the order that the publications belong to. An engine whose
+    /// `position` belongs to the life of the order that the publications belong to. An engine whose
     /// order begins anew lets its sessions subscribe anew.
-    pub fn subscribe_after(&mut self, slot: Slot, topic: &Topic, after: Option<Offset>) -> bool {
+    pub fn subscribe_after(&mut self, slot: Slot, topic: &Topic, position: Option<Position>) -> bool {
         let Some(member) = self.members.get_mut(slot as usize).and_then(Option::as_mut) else {
             debug_assert!(false, "slot {slot} subscribes without having joined");
             return false;
         };
         let app = self.apps.entry(member.app).or_default();
-        let index = app.enter(member.app, topic, &mut self.topics);
+        let index = app.enter(member.app, topic, &self.slow, &mut self.topics);
+        let after = position.and_then(|position| position.offset);
         app.begun = app.begun.max(after);
+        if let Some(topic) = self.topics.get_mut(index as usize)
+            && topic.by_form.iter().all(Vec::is_empty)
+        {
+            topic.seen = position;
+        }
         if member
             .subscriptions
             .iter()
@@ -242,25 +295,66 @@ impl Hub {
 
     /// Hands a run (see [`Self::run_len`]) to its subscribers here, each publication once to each
     /// session, in the wire form of each: calls `queue` with the session's slot and shared bytes.
-    /// Returns how many deliveries that was: publications times sessions.
     ///
     /// Costs some nanoseconds per subscriber; whoever calls this flushes later.
-    pub fn deliver(&mut self, run: &[Arc<Publication>], mut queue: impl FnMut(Slot, &Bytes)) -> usize {
-        let Some(first) = run.first() else { return 0 };
+    pub fn deliver(
+        &mut self,
+        run: &[Arc<Publication>],
+        mut queue: impl FnMut(Slot, Parcel<'_>),
+    ) -> Delivered {
+        let Some(first) = run.first() else {
+            return Delivered::default();
+        };
         let begun = self.apps.get(&first.app).and_then(|app| app.begun);
-        if run.len() > 1 && Some(first.offset) <= begun {
-            // Not for all alike: some subscription may begin in the midst of it.
-            return run
-                .iter()
-                .map(|publication| self.deliver_run(std::slice::from_ref(publication), &mut queue))
-                .sum();
+        let is_old = run.len() > 1 && Some(first.offset) <= begun;
+        let mut all = Delivered::default();
+        // One by one where they are not for all alike: some subscription may begin in the midst, or
+        // some of them may be dropped while they wait.
+        let is_loose = !self.slow.is_empty() && run.len() > 1 && self.is_loose(first);
+        if !is_old && !is_loose && self.follows(run) {
+            all.count = self.deliver_run(run, &[], &mut queue);
+            all.taken = run.len();
+            return all;
         }
-        self.deliver_run(run, &mut queue)
+        for publication in run {
+            let seen = match self.judge(publication) {
+                Ok(seen) => seen,
+                Err(missing) => {
+                    all.missing = Some(missing);
+                    break;
+                }
+            };
+            all.count += self.deliver_run(std::slice::from_ref(publication), &seen, &mut queue);
+            all.taken += 1;
+        }
+        all
     }
 
-    fn deliver_run(&mut self, run: &[Arc<Publication>], queue: &mut impl FnMut(Slot, &Bytes)) -> usize {
+    /// Whether slow consumers of one of a publication's channels are not simply closed.
+    fn is_loose(&self, publication: &Publication) -> bool {
+        let app = self.apps.get(&publication.app);
+        publication.places().iter().any(|place| {
+            let index = place
+                .channel
+                .as_ref()
+                .and_then(|name| app?.channels.get(name).copied());
+            let topic = index.and_then(|index| self.topics.get(index as usize));
+            topic.is_some_and(|topic| topic.slow != SlowConsumer::Close)
+        })
+    }
+
+    /// Delivers a run of publications of which none was seen before, but at the places `known`.
+    fn deliver_run(
+        &mut self,
+        run: &[Arc<Publication>],
+        known: &[usize],
+        queue: &mut impl FnMut(Slot, Parcel<'_>),
+    ) -> usize {
         let Some(last) = run.last() else { return 0 };
         if last.is_for_everyone() {
+            if !known.is_empty() {
+                return 0;
+            }
             return run
                 .iter()
                 .map(|publication| self.deliver_to_everyone(publication, queue))
@@ -280,14 +374,28 @@ impl Hub {
         for (at, place) in last.places().iter().enumerate() {
             let Some(name) = &place.channel else { continue };
             for index in app.matching(name) {
+                let tag = match self.topics[index as usize].slow {
+                    SlowConsumer::Close => Tag::MUST,
+                    SlowConsumer::Newest => Tag::newest(self.hasher.hash_one((index, &last.key))),
+                    SlowConsumer::DropOldest => Tag::oldest(index),
+                };
+                if !known.is_empty() && known.contains(&at) {
+                    continue;
+                }
                 for (form, slots) in WireForm::ALL.iter().zip(&self.topics[index as usize].by_form) {
                     if slots.is_empty() {
                         continue;
                     }
                     let joined = joined(run, at, *form);
+                    let parcel = Parcel {
+                        frame: &joined,
+                        tag,
+                        form: *form,
+                        channel: Some(name),
+                    };
                     if single && for_all && excluded.is_empty() {
                         count += slots.len() * run.len();
-                        slots.iter().for_each(|&slot| queue(slot, &joined));
+                        slots.iter().for_each(|&slot| queue(slot, parcel));
                         continue;
                     }
                     for &slot in slots {
@@ -305,7 +413,7 @@ impl Hub {
                         }
                         if !excluded.contains(&member.id) {
                             count += run.len();
-                            queue(slot, &joined);
+                            queue(slot, parcel);
                             continue;
                         }
                         let others = run.iter().filter(|one| one.excluded != Some(member.id));
@@ -313,7 +421,14 @@ impl Hub {
                             others.filter_map(|one| Some((one, one.places().get(at)?)))
                         {
                             count += 1;
-                            queue(slot, &publication.encoded(place, *form));
+                            let frame = publication.encoded(place, *form);
+                            queue(
+                                slot,
+                                Parcel {
+                                    frame: &frame,
+                                    ..parcel
+                                },
+                            );
                         }
                     }
                 }
@@ -322,7 +437,11 @@ impl Hub {
         count
     }
 
-    fn deliver_to_everyone(&self, publication: &Publication, queue: &mut impl FnMut(Slot, &Bytes)) -> usize {
+    fn deliver_to_everyone(
+        &self,
+        publication: &Publication,
+        queue: &mut impl FnMut(Slot, Parcel<'_>),
+    ) -> usize {
         let Some(place) = publication.places().first() else {
             return 0;
         };
@@ -336,7 +455,8 @@ impl Hub {
             }
             if member.app == publication.app && publication.excluded != Some(member.id) {
                 count += 1;
-                queue(to_u32(slot), &publication.encoded(place, member.form));
+                let frame = publication.encoded(place, member.form);
+                queue(to_u32(slot), Parcel::must(&frame, member.form));
             }
         }
         count
@@ -389,6 +509,17 @@ fn joined(run: &[Arc<Publication>], at: usize, form: WireForm) -> Bytes {
     bytes.into()
 }
 
+impl<'a> Parcel<'a> {
+    fn must(frame: &'a Bytes, form: WireForm) -> Self {
+        Self {
+            frame,
+            tag: Tag::MUST,
+            form,
+            channel: None,
+        }
+    }
+}
+
 impl Member {
     /// Whether a subscription, of this topic or of any, begins only after this place.
     fn began_after(&self, offset: Offset, topic: Option<u32>) -> bool {
@@ -425,7 +556,13 @@ impl AppTopics {
         }
     }
 
-    fn enter(&mut self, app: AppId, topic: &Topic, topics: &mut Slab<Subscribers>) -> u32 {
+    fn enter(
+        &mut self,
+        app: AppId,
+        topic: &Topic,
+        slow: &[(ChannelPattern, SlowConsumer)],
+        topics: &mut Slab<Subscribers>,
+    ) -> u32 {
         if let Some(index) = self.find(topic) {
             return index;
         }
@@ -433,6 +570,14 @@ impl AppTopics {
             app,
             topic: topic.clone(),
             by_form: Default::default(),
+            seen: None,
+            slow: match topic {
+                Topic::Channel(name) => slow
+                    .iter()
+                    .find(|(pattern, _)| pattern.matches(name.as_str()))
+                    .map_or(SlowConsumer::Close, |(_, slow)| *slow),
+                Topic::Pattern(_) | Topic::All => SlowConsumer::Close,
+            },
         };
         let index = to_u32(topics.insert(entry));
         match topic {
@@ -462,5 +607,4 @@ fn to_u32(index: usize) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "hub_tests.rs"]
 mod tests;

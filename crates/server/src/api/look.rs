@@ -1,0 +1,105 @@
+//! A channel as a JSON document, and the long poll.
+//!
+//! `GET` answers who listens, what is kept, and where the order stands; with `since=` it waits until
+//! there is something newer. Every answer is read from the stream at one point of the order, and its
+//! `next` is that point, so nothing falls between two of them.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use fanfare_core::app::AppId;
+use fanfare_core::disconnect::Refusal;
+use fanfare_core::position::Since;
+use fanfare_core::stream::{Replay, Resume};
+use fanfare_core::wire::plain;
+
+use super::{Answer, Asking, json};
+use crate::door::{self, Listen};
+use crate::shard::{Facts, Shard};
+use crate::tokens;
+
+/// `GET /ch/orders`.
+pub(super) async fn look(
+    shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
+    asking: &Asking<'_>,
+) -> Result<Answer, Refusal> {
+    let node = &shard.node;
+    let mut listen = door::listen(node, &asking.asked, false)?;
+    let own = (!listen.echo).then_some(listen.session).flatten();
+    let mut ends_at = None;
+    loop {
+        let (replay, listeners) = node.engine.read(
+            AppId::DEFAULT,
+            &listen.channels,
+            listen.resume,
+            own,
+            node.clock.now(),
+        )?;
+        let is_news = !replay.entries.is_empty() || replay.is_gap;
+        let wait = match listen.resume {
+            Resume::Since(_) if !is_news => wait_for(shard, &listen),
+            _ => Duration::ZERO,
+        };
+        if wait.is_zero() {
+            return Ok(document(&listen, &replay, listeners));
+        }
+        let ends_at = *ends_at.get_or_insert(shard.now() + wait);
+        // Behind what was just read, so that nobody is woken by what he is excluded from.
+        listen.resume = Resume::Since(Since::Position(replay.position));
+        let has_come = if shard.now() < ends_at {
+            node.room_for_one()?;
+            let facts = Facts {
+                listen: Ok(listen.clone()),
+                peer,
+            };
+            shard.adopt_poll(facts, ends_at).await
+        } else {
+            false
+        };
+        if !has_come {
+            listen.wait = Some(Duration::ZERO);
+        }
+    }
+}
+
+/// How long this request waits when there is nothing: as it says, but no longer than is usual, nor
+/// than its token is good.
+fn wait_for(shard: &Shard, listen: &Listen) -> Duration {
+    let most = shard.node.config.sessions.poll_wait;
+    if shard.node.is_draining() {
+        return Duration::ZERO;
+    }
+    let wanted = listen.wait.map_or(most, |wait| wait.min(most));
+    let left = listen.grant.as_ref().and_then(tokens::time_left_with_leeway);
+    left.map_or(wanted, |left| wanted.min(left))
+}
+
+fn document(listen: &Listen, replay: &Replay, listeners: usize) -> Answer {
+    let name = |name: &fanfare_core::channel::ChannelName| serde_json::Value::from(name.as_str()).to_string();
+    let channel = match listen.channels.as_slice() {
+        [one] => format!("\"channel\":{}", name(one)),
+        several => {
+            let names: Vec<String> = several.iter().map(name).collect();
+            format!("\"channels\":[{}]", names.join(","))
+        }
+    };
+    let messages: Vec<String> = replay
+        .entries
+        .iter()
+        .map(|entry| {
+            let channel = entry
+                .channels()
+                .iter()
+                .find(|name| listen.channels.contains(name));
+            plain::meta(entry, channel, &entry.position.to_string())
+        })
+        .collect();
+    let gap = if replay.is_gap { ",\"gap\":true" } else { "" };
+    json(format!(
+        "{{{channel},\"listeners\":{listeners},\"next\":\"{}\"{gap},\"messages\":[{}]}}\n",
+        replay.position,
+        messages.join(",")
+    ))
+}
