@@ -38,20 +38,22 @@ export async function start(program, args, env, pattern) {
   };
 }
 
+/** The server's program. */
+export const program = process.env.FANFARE_BIN ?? `${root}/target/debug/fanfare`;
+
 /** Starts the server on a free port. */
 export function startFanfare(env = {}) {
-  const program = process.env.FANFARE_BIN ?? `${root}/target/debug/fanfare`;
   return start(program, ['--listen', '127.0.0.1:0'], env, /^listening on http:\/\/(.*)$/);
 }
 
-/** Starts a browser in which ws://localhost:8080 is the server at `address`. */
-export function launchBrowser(address) {
+/** Starts a browser in which ws://localhost:8080 is the server at `address`, with more arguments. */
+export function launchBrowser(address, more = []) {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: [
       '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync',
-      ...(address ? [`--host-resolver-rules=MAP localhost:8080 ${address}`] : []),
+      ...(address ? [`--host-resolver-rules=MAP localhost:8080 ${address}`] : []), ...more,
     ],
   });
 }

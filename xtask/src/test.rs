@@ -10,12 +10,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 /// The steps, in their order.
-pub(crate) const STEPS: [&str; 11] = [
+pub(crate) const STEPS: [&str; 12] = [
     "tidy",
     "supply",
     "fmt",
     "clippy",
     "rust",
+    "tls",
     "proofs",
     "install",
     "instructions",
@@ -111,6 +112,7 @@ fn run_step(step: &str) -> Result<Totals> {
             whole("cargo", &arguments)
         }
         "rust" => counted("cargo", &["test", "--workspace", "--locked", "--no-fail-fast"]),
+        "tls" => tls(),
         "proofs" => proofs(),
         "install" => install(),
         "instructions" => {
@@ -170,6 +172,29 @@ pub(crate) fn whole(program: &str, arguments: &[&str]) -> Result<Totals> {
         passed: u64::from(status.success()),
         failed: u64::from(!status.success()),
     })
+}
+
+/// The server's black-box tests once more, with TLS around every socket, by the build of the step
+/// before: see `crates/server/tests/support/tls.rs`.
+fn tls() -> Result<Totals> {
+    let mut names: Vec<String> = std::fs::read_dir("crates/server/tests")?
+        .filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .to_str()?
+                .strip_suffix(".rs")
+                .map(str::to_owned)
+        })
+        // These speak TLS themselves.
+        .filter(|name| name != "tls")
+        .collect();
+    names.sort();
+    let mut arguments = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
+    arguments.extend(names.iter().flat_map(|name| ["--test", name.as_str()]));
+    let mut command = command("cargo", &arguments);
+    command.env("FANFARE_TEST_TLS", "1");
+    counted_lines("cargo", command)
 }
 
 /// What the shards share, under every order of events that the tools can think of.

@@ -8,8 +8,6 @@
 //! Secrets come from the file or the environment, never from a flag: flags are visible to every
 //! user of the machine.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -22,6 +20,13 @@ use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::tokens::TokenSettings;
+
+mod print;
+
+#[cfg(test)]
+use print::described;
+pub use print::{defaults_as_toml, shown};
+use print::{fresh_key, key_needed};
 
 /// Most shards of one node: a set of shards is one 64-bit word.
 pub const SHARDS_MAX: usize = 64;
@@ -37,6 +42,9 @@ const KEY_BYTES_MIN: usize = 16;
 
 /// Shorter keys can be guessed offline from one captured token.
 const KEY_BYTES_WANTED: usize = 32;
+
+/// Most certificates: at a handshake they are looked at one by one.
+const CERTIFICATES_MAX: usize = 64;
 
 /// Keys that stand in examples and so in other people's configurations.
 const SAMPLE_KEYS: [&str; 8] = [
@@ -54,9 +62,10 @@ const SAMPLE_KEYS: [&str; 8] = [
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Address and port for the doors. Beyond loopback a `key` is needed. Default 127.0.0.1:8080.
-    #[serde(deserialize_with = "address")]
-    pub listen: SocketAddr,
+    /// Address and port for the doors, without TLS, or `off` if `tls.listen` is set. Beyond loopback
+    /// a `key` is needed. Default 127.0.0.1:8080.
+    #[serde(with = "address_or_off")]
+    pub listen: Option<SocketAddr>,
 
     /// Where health, readiness and metrics are served: an address and port, `off`, or `auto`: on
     /// the doors' own port as long as no key is set (development), else on 127.0.0.1, one port
@@ -88,6 +97,9 @@ pub struct Config {
     /// any. Needed when a proxy passes the public host name to a loopback address. Default none.
     pub hosts: Vec<String>,
 
+    /// The doors with TLS.
+    pub tls: Tls,
+
     /// Log lines.
     pub log: Log,
 
@@ -108,6 +120,35 @@ pub struct Config {
 
     /// What connections and publications may cost.
     pub limits: Limits,
+}
+
+/// Section `[tls]`: `https://` and `wss://`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Address and port for the doors with TLS, besides `listen`. Beyond loopback a `key` is needed.
+    /// Default none: no TLS.
+    #[serde(with = "address_or_off", skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// PEM files, each with a certificate and its chain. A peer gets the first that has the name it
+    /// asks for, else the first of all. At most 64. Default none.
+    pub cert: Vec<String>,
+    /// PEM files with the keys of these certificates, in the same order. Default none.
+    pub key: Vec<String>,
+    /// The oldest version that is spoken: `1.2` or `1.3`. Default 1.2.
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 /// Section `[log]`.
@@ -248,7 +289,7 @@ impl Default for History {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080),
+            listen: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080)),
             admin_listen: "auto".to_owned(),
             key: None,
             key_previous: None,
@@ -256,6 +297,7 @@ impl Default for Config {
             shards: 0,
             origins: Vec::new(),
             hosts: Vec::new(),
+            tls: Tls::default(),
             log: Log::default(),
             channels: Channels::default(),
             history: History::default(),
@@ -311,13 +353,35 @@ pub fn parse_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_address(&text).ok_or_else(|| {
-        serde::de::Error::custom(format!(
-            "{text:?} is not an address and port such as 127.0.0.1:8080 or [::]:8080"
-        ))
-    })
+/// An address and port, or `off`.
+mod address_or_off {
+    use super::{Deserialize, Deserializer, SocketAddr, parse_address};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(None);
+        }
+        parse_address(&text).map(Some).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "{text:?} is not an address and port such as 127.0.0.1:8080 or [::]:8080, nor \"off\""
+            ))
+        })
+    }
+
+    // Serde calls it so.
+    #[expect(clippy::ref_option)]
+    pub(super) fn serialize<S: serde::Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str("off"),
+        }
+    }
 }
 
 /// A configuration that cannot be used. The text says what to write instead.
@@ -340,13 +404,14 @@ pub struct Sources {
 const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
 
 /// Settings without a default value, which so do not show up in a printed default.
-const OPTIONAL: [&str; 6] = [
+const OPTIONAL: [&str; 7] = [
     "key",
     "key_previous",
     "sessions.heartbeat",
     "tokens.jwks_url",
     "tokens.audience",
     "tokens.issuer",
+    "tls.listen",
 ];
 
 /// Makes a configuration of its layers. The second part are warnings for the log.
@@ -410,7 +475,8 @@ fn in_file(name: &str, text: &str, error: &toml::de::Error) -> String {
     let near = if message.contains("unknown field") {
         let near = keys().into_iter().min_by_key(|known| {
             let last = known.rsplit('.').next().unwrap_or(known);
-            distance(last, key)
+            // Of two that are as near, the one outside all sections.
+            (distance(last, key), known.contains('.'))
         });
         near.map_or(String::new(), |near| format!("; did you mean `{near}`?"))
     } else {
@@ -523,13 +589,24 @@ impl Config {
         !matches!(self.admin_listen.as_str(), "auto" | "off")
     }
 
-    /// Where health and metrics are served besides the doors' own port; `doors` is where those are.
+    /// Where the doors are: without TLS first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.into_iter().chain(self.tls.listen)
+    }
+
+    /// Whether only this machine can reach the doors.
+    pub fn is_on_loopback(&self) -> bool {
+        self.addresses().all(|address| address.ip().is_loopback())
+    }
+
+    /// Where health and metrics are served besides the doors' own ports; `doors` is where the first
+    /// of those is.
     pub fn admin_address(&self, doors: SocketAddr) -> Option<SocketAddr> {
         match self.admin_listen.as_str() {
             "off" => None,
             "auto" => {
                 // A port that the system chose has no meaningful neighbour.
-                let port = if self.listen.port() == 0 {
+                let port = if self.addresses().next().is_none_or(|address| address.port() == 0) {
                     0
                 } else {
                     doors.port().checked_add(1)?
@@ -575,9 +652,9 @@ impl Config {
     /// Finds contradictions; returns warnings.
     fn check(&self) -> Result<Vec<String>, ConfigError> {
         let mut warnings = Vec::new();
-        let public = !self.listen.ip().is_loopback();
-        if self.key.is_none() && public {
-            return Err(ConfigError(self.key_needed()));
+        let public = self.addresses().find(|address| !address.ip().is_loopback());
+        if self.key.is_none() && public.is_some() {
+            return Err(ConfigError(key_needed(public)));
         }
         if self.key.is_none() && self.key_previous.is_some() {
             return Err(ConfigError(
@@ -594,7 +671,7 @@ impl Config {
                 } else {
                     "is shorter than 16 bytes"
                 };
-                if weak && public {
+                if weak && public.is_some() {
                     return Err(ConfigError(format!(
                         "the {name} {cause}; a good one for this server: {}",
                         fresh_key()
@@ -627,10 +704,12 @@ impl Config {
                 self.admin_listen
             )));
         }
-        if self
-            .admin_address(self.listen)
-            .is_some_and(|address| !address.ip().is_loopback())
-        {
+        self.check_tls()?;
+        let admin = self
+            .addresses()
+            .next()
+            .and_then(|doors| self.admin_address(doors));
+        if admin.is_some_and(|address| !address.ip().is_loopback()) {
             return Err(ConfigError(
                 "admin_listen: only a loopback address; put a proxy that asks for a password in front of it"
                     .to_owned(),
@@ -680,123 +759,33 @@ impl Config {
         Ok(warnings)
     }
 
-    fn key_needed(&self) -> String {
-        let key = fresh_key();
-        format!(
-            "{} can be reached from other machines, so a key is needed: whoever knows it may publish.\n\
-             Here is a fresh one. Add it to the configuration file:\n\n    key = \"{key}\"\n\n\
-             or to the environment:\n\n    FANFARE_KEY={key}",
-            self.listen
-        )
-    }
-}
-
-/// 32 random bytes as 64 hexadecimal digits.
-fn fresh_key() -> String {
-    let mut bytes = [0_u8; 32];
-    if getrandom::fill(&mut bytes).is_err() {
-        return "(no random numbers on this machine)".to_owned();
-    }
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// All settings with their defaults, ready to be saved and changed.
-///
-/// The comments are those of the reference page, so there is one text for both; a test holds that
-/// every setting has its line there.
-pub fn defaults_as_toml() -> String {
-    let mut out = String::from(
-        "# All settings of Fanfare with their defaults.\n\
-         # Environment: FANFARE_ and the key in capitals, for example FANFARE_LIMITS_MESSAGE_BYTES_MAX.\n",
-    );
-    let body = toml::to_string(&Config::default()).unwrap_or_default();
-    let mut section = String::new();
-    for optional in OPTIONAL.iter().filter(|key| !key.contains('.')) {
-        let _ = write!(out, "\n{}# {optional} =\n", comment(optional));
-    }
-    for line in body.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = format!("{name}.");
-        } else if let Some((key, _)) = line.split_once(" = ") {
-            out.push('\n');
-            out.push_str(&comment(&format!("{section}{key}")));
-        }
-        out.push_str(line);
-        out.push('\n');
-        let optional = OPTIONAL.iter().filter_map(|key| key.split_once('.'));
-        for (_, key) in optional.filter(|(name, _)| line == format!("[{name}]")) {
-            let _ = write!(out, "\n{}# {key} =\n", comment(&format!("{section}{key}")));
-        }
-    }
-    out
-}
-
-/// The settings of a configuration, with the source of each that is not a default. The key does
-/// not show.
-pub fn shown(config: &Config, sources: &Sources) -> String {
-    let origins = origins(sources);
-    let body = toml::to_string(config).unwrap_or_default();
-    let mut section = String::new();
-    let mut out = String::new();
-    for line in body.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = format!("{name}.");
-        }
-        out.push_str(line);
-        let key = line.split_once(" = ").map(|(key, _)| format!("{section}{key}"));
-        if let Some(origin) = key.and_then(|key| origins.get(&key)) {
-            let _ = write!(out, "  # {origin}");
-        }
-        out.push('\n');
-    }
-    out
-}
-
-/// Where the settings of a configuration come from, by key; the strongest layer counts.
-fn origins(sources: &Sources) -> BTreeMap<String, String> {
-    let mut origins = BTreeMap::new();
-    if let Some((name, text)) = &sources.file {
-        for (key, value) in text.parse::<toml::Table>().unwrap_or_default() {
-            if let toml::Value::Table(inner) = value {
-                let keys = inner.keys().map(|inner| format!("{key}.{inner}"));
-                origins.extend(keys.map(|key| (key, name.clone())));
-            } else {
-                origins.insert(key, name.clone());
+    fn check_tls(&self) -> Result<(), ConfigError> {
+        let tls = &self.tls;
+        let (certs, keys) = (tls.cert.len(), tls.key.len());
+        let wrong = match tls.listen {
+            None if self.listen.is_none() => "listen is off, so tls.listen must be set: nobody could connect",
+            None if certs + keys > 0 => "tls.cert and tls.key need tls.listen, an address and port for TLS",
+            Some(_) if certs == 0 => {
+                "tls.listen needs tls.cert and tls.key; `fanfare dev-cert` makes them for trying it"
             }
-        }
+            _ if certs != keys => {
+                return Err(ConfigError(format!(
+                    "tls.cert names {certs} files and tls.key {keys}; each certificate needs its key, in the \
+                     same order"
+                )));
+            }
+            _ if certs > CERTIFICATES_MAX => {
+                return Err(ConfigError(format!(
+                    "tls.cert: at most {CERTIFICATES_MAX} files, not {certs}"
+                )));
+            }
+            Some(address) if address.port() != 0 && self.listen == Some(address) => {
+                "listen and tls.listen are the same address and port"
+            }
+            _ => return Ok(()),
+        };
+        Err(ConfigError(wrong.to_owned()))
     }
-    for key in keys() {
-        let names = [variable(&key), "FANFARE_LOG".to_owned()];
-        let names = names
-            .get(..1 + usize::from(key == "log.level"))
-            .unwrap_or_default();
-        let set = |(name, _): &&(String, String)| names.contains(name);
-        if let Some((name, _)) = sources.environment.iter().rev().find(set) {
-            origins.insert(key, name.clone());
-        }
-    }
-    for (key, _) in &sources.flags {
-        let flag = format!("--{}", key.replace(['.', '_'], "-"));
-        origins.insert((*key).to_owned(), flag);
-    }
-    origins
-}
-
-/// What the reference page says of a setting, as a comment.
-fn comment(key: &str) -> String {
-    described(key).map_or(String::new(), |text| format!("# {text}\n"))
-}
-
-/// The last column of a setting's row in the reference page. Limits stand there without their
-/// section's name.
-fn described(key: &str) -> Option<&'static str> {
-    const PAGE: &str = include_str!("../../../docs/configuration.md");
-    let cell = format!("| `{}` |", key.strip_prefix("limits.").unwrap_or(key));
-    let row = PAGE.lines().find(|line| line.starts_with(&cell))?;
-    row.trim_end_matches(" |").rsplit(" | ").next()
 }
 
 #[cfg(test)]

@@ -41,19 +41,21 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 #[test]
 fn layers_from_weak_to_strong() {
     check("", &[], &[], |_| {});
-    check("listen = \"127.0.0.1:1\"", &[], &[], |c| c.listen.set_port(1));
+    check("listen = \"127.0.0.1:1\"", &[], &[], |c| {
+        c.listen = parse_address("127.0.0.1:1");
+    });
     check(
         "listen = \"127.0.0.1:1\"",
         &[("FANFARE_LISTEN", "localhost:2")],
         &[],
-        |c| c.listen.set_port(2),
+        |c| c.listen = parse_address("127.0.0.1:2"),
     );
     check(
         "listen = \"127.0.0.1:1\"",
         &[("FANFARE_LISTEN", "localhost:2")],
         &[("listen", "127.0.0.1:3")],
         |c| {
-            c.listen.set_port(3);
+            c.listen = parse_address("127.0.0.1:3");
         },
     );
     check(
@@ -108,6 +110,70 @@ fn layers_from_weak_to_strong() {
             c.compression.bytes_min = 0;
             c.compression.enabled = false;
         },
+    );
+}
+
+#[test]
+fn tls_beside_the_plain_port_or_instead_of_it() {
+    let pair = "cert = [\"c.pem\"]\nkey = [\"k.pem\"]";
+    let tls = |listen| Tls {
+        listen: parse_address(listen),
+        cert: vec!["c.pem".to_owned()],
+        key: vec!["k.pem".to_owned()],
+        min_version: TlsVersion::V1_2,
+    };
+    check(
+        &format!("[tls]\nlisten = \"127.0.0.1:2\"\n{pair}"),
+        &[],
+        &[],
+        |c| {
+            c.tls = tls("127.0.0.1:2");
+        },
+    );
+    let variables = [
+        ("FANFARE_LISTEN", "off"),
+        ("FANFARE_TLS_LISTEN", "localhost:3"),
+        ("FANFARE_TLS_CERT", "c.pem, d.pem"),
+        ("FANFARE_TLS_KEY", "k.pem,l.pem"),
+        ("FANFARE_TLS_MIN_VERSION", "1.3"),
+    ];
+    check("", &variables, &[], |c| {
+        c.listen = None;
+        c.tls = Tls {
+            cert: vec!["c.pem".to_owned(), "d.pem".to_owned()],
+            key: vec!["k.pem".to_owned(), "l.pem".to_owned()],
+            min_version: TlsVersion::V1_3,
+            ..tls("127.0.0.1:3")
+        };
+    });
+    check_refused("listen = \"off\"", &[], &["listen is off", "tls.listen"]);
+    check_refused(
+        "[tls]\nlisten = \"127.0.0.1:2\"",
+        &[],
+        &["tls.cert", "fanfare dev-cert"],
+    );
+    check_refused(&format!("[tls]\n{pair}"), &[], &["need tls.listen"]);
+    check_refused(
+        "[tls]\nlisten = \"127.0.0.1:2\"\ncert = [\"a\", \"b\"]\nkey = [\"c\"]",
+        &[],
+        &["tls.cert names 2 files and tls.key 1"],
+    );
+    check_refused(
+        &format!("listen = \"127.0.0.1:2\"\n[tls]\nlisten = \"127.0.0.1:2\"\n{pair}"),
+        &[],
+        &["the same address"],
+    );
+    check_refused(
+        &format!("[tls]\nlisten = \"0.0.0.0:2\"\n{pair}"),
+        &[],
+        &["0.0.0.0:2 can be reached", "a key is needed"],
+    );
+    check_refused("[tls]\nmin_version = \"1.1\"", &[], &["line 2", "1.1", "1.2"]);
+    let many = (0..65).map(|_| "a").collect::<Vec<_>>().join(",");
+    check_refused(
+        "[tls]\nlisten = \"127.0.0.1:2\"",
+        &[("FANFARE_TLS_CERT", &many), ("FANFARE_TLS_KEY", &many)],
+        &["tls.cert", "64"],
     );
 }
 

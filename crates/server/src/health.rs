@@ -1,8 +1,9 @@
 //! Is this node alive, and does it do its work? `/health` and `/ready` say so in one word.
 //!
 //! Readiness is shown, not believed: a session of the node's own connects through the listening
-//! port like anybody, a publication is sent, and it must come back through that socket. The
-//! probe has an app of its own, so nothing of it is seen in the channels or figures of users.
+//! port like anybody, a publication is sent, and it must come back through that socket; through
+//! each port that there is, with TLS or without. The probe has an app of its own, so nothing of it
+//! is seen in the channels or figures of users.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +13,11 @@ use bytes::Bytes;
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::publication::{DataKind, Draft};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::node::Node;
+use crate::node::{Node, Port};
+use crate::tls::{self, Acceptor};
 
 /// Time between probes of a node that works.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -27,12 +29,11 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(5);
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// Probes until the end of the process.
-pub(crate) async fn probe(node: Arc<Node>, address: SocketAddr) {
-    let address = SocketAddr::new(reachable(address.ip()), address.port());
+pub(crate) async fn probe(node: Arc<Node>, ports: Vec<Port>) {
     let mut beats: Vec<u64> = Vec::new();
     let mut tries = 0_u32;
     loop {
-        let probed = tokio::time::timeout(PROBE_MAX, once(&node, address)).await;
+        let probed = tokio::time::timeout(PROBE_MAX, all(&node, &ports)).await;
         let mut outcome = probed.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let came_back = outcome.is_ok();
         // One connection tests one shard; that the others live shows in their clocks.
@@ -68,8 +69,24 @@ fn reachable(ip: IpAddr) -> IpAddr {
     }
 }
 
-async fn once(node: &Node, address: SocketAddr) -> std::io::Result<()> {
-    let mut socket = TcpStream::connect(address).await?;
+/// Comes in by every port, one after the other.
+async fn all(node: &Node, ports: &[Port]) -> std::io::Result<()> {
+    for port in ports {
+        let address = SocketAddr::new(reachable(port.address.ip()), port.address.port());
+        let socket = TcpStream::connect(address).await?;
+        if !port.is_tls {
+            once(node, socket).await?;
+            continue;
+        }
+        let own = node.tls.as_ref().map(Acceptor::own).unwrap_or_default();
+        let connector = tls::client::probe(own).map_err(std::io::Error::other)?;
+        let name = address.ip().into();
+        once(node, connector.connect(name, socket).await?).await?;
+    }
+    Ok(())
+}
+
+async fn once(node: &Node, mut socket: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -90,7 +107,11 @@ async fn once(node: &Node, address: SocketAddr) -> std::io::Result<()> {
     read_until(&mut socket, &mut got, &token).await
 }
 
-async fn read_until(socket: &mut TcpStream, got: &mut Vec<u8>, end: &[u8]) -> std::io::Result<()> {
+async fn read_until(
+    socket: &mut (impl AsyncRead + Unpin),
+    got: &mut Vec<u8>,
+    end: &[u8],
+) -> std::io::Result<()> {
     while !got.windows(end.len()).any(|part| part == end) {
         if socket.read_buf(got).await? == 0 || got.len() > 4_096 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());

@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Error,
     Refused,
     Accept,
+    Handshake,
 }
 
 #[derive(Debug)]
@@ -34,7 +35,7 @@ struct Bucket {
 /// See the module's head.
 #[derive(Debug)]
 pub(crate) struct LogGate {
-    buckets: [Mutex<Bucket>; 5],
+    buckets: [Mutex<Bucket>; 6],
 }
 
 impl LogGate {

@@ -5,6 +5,7 @@
 //! never a channel, user or address. The text format is that of Prometheus.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::session::Session;
 use fanfare_core::wire::websocket::deflate;
 use parking_lot::Mutex;
+use rustls::ProtocolVersion;
 
 use crate::node::Node;
 
@@ -56,6 +58,8 @@ pub struct Metrics {
     pub repeated: Counter,
     refusals: Labelled,
     disconnects: Labelled,
+    /// TLS, of all shards: counted once per handshake.
+    pub(crate) tls: Arc<TlsMetrics>,
     /// Fetches of `tokens.jwks_url`, by outcome.
     jwks_fetches: Labelled,
     /// One set per shard.
@@ -112,6 +116,59 @@ struct DeflateMetrics {
     refused_data: Counter,
     refused_size: Counter,
     refused_ratio: Counter,
+}
+
+/// What is counted of TLS.
+#[derive(Debug, Default)]
+pub(crate) struct TlsMetrics {
+    done_1_2: Counter,
+    done_1_3: Counter,
+    closed: Counter,
+    failed: Labelled,
+    /// Handshakes that waited for a later turn: see `HANDSHAKES_PER_TURN`.
+    pub(crate) put_off: Counter,
+}
+
+impl TlsMetrics {
+    pub(crate) fn done(&self, version: Option<ProtocolVersion>) {
+        match version {
+            Some(ProtocolVersion::TLSv1_2) => self.done_1_2.add(1),
+            _ => self.done_1_3.add(1),
+        }
+    }
+
+    pub(crate) fn closed(&self) {
+        self.closed.add(1);
+    }
+
+    pub(crate) fn failed(&self, cause: &'static str) {
+        self.failed.add(cause);
+    }
+
+    fn render(&self, out: &mut Exposition) {
+        let (done_1_2, done_1_3) = (self.done_1_2.get(), self.done_1_3.get());
+        out.one(
+            "fanfare_tls_connections",
+            "gauge",
+            "Open connections with TLS whose handshake is done.",
+            (done_1_2 + done_1_3).saturating_sub(self.closed.get()),
+        );
+        let name = "fanfare_tls_handshakes_total";
+        out.head(name, "counter", "TLS handshakes done, by version.");
+        out.line(name, "version", "1.2", done_1_2);
+        out.line(name, "version", "1.3", done_1_3);
+        let name = "fanfare_tls_handshakes_failed_total";
+        out.head(name, "counter", "TLS handshakes that failed, by cause.");
+        for (label, count) in self.failed.0.lock().iter() {
+            out.line(name, "cause", label, *count);
+        }
+        out.one(
+            "fanfare_tls_handshakes_put_off_total",
+            "counter",
+            "TLS handshakes that waited for a later turn of their shard.",
+            self.put_off.get(),
+        );
+    }
 }
 
 impl ShardMetrics {
@@ -177,6 +234,7 @@ impl Metrics {
             repeated: Counter::default(),
             refusals: Labelled::default(),
             disconnects: Labelled::default(),
+            tls: Arc::default(),
             jwks_fetches: Labelled::default(),
             shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
             start: Instant::now(),
@@ -410,6 +468,7 @@ impl Metrics {
             self.sum(|s| s.bytes_in.get()),
         );
         self.render_deflate(&mut out);
+        self.tls.render(&mut out);
         out.head(
             "fanfare_mailbox_publications",
             "gauge",

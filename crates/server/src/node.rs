@@ -32,8 +32,9 @@ use crate::engine::{Engine, Mailboxes, MemoryEngine, Once};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
-use crate::shard::Shard;
 use crate::shard::mailbox::Mailbox;
+use crate::shard::{Listener, Shard};
+use crate::tls::Acceptor;
 use crate::tokens::Tokens;
 
 /// Descriptors kept back for the engine, files, and telling those who find no room so.
@@ -68,6 +69,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     pub(crate) log: LogGate,
     pub(crate) rules: Rules,
+    /// TLS, if there is any.
+    pub(crate) tls: Option<Acceptor>,
     pub(crate) tokens: Tokens,
     pub(crate) websocket_settings: Arc<WebSocketSettings>,
     /// The same for sessions that have agreed on permessage-deflate.
@@ -85,7 +88,7 @@ pub struct Node {
 
 impl Node {
     /// A node for this configuration; nothing is opened yet.
-    pub fn new(config: Config) -> Result<Arc<Self>> {
+    pub(crate) fn new(config: Config, tls: Option<Acceptor>) -> Result<Arc<Self>> {
         let shards = config.shard_count();
         let limits = &config.limits;
         let mailbox = |_| {
@@ -131,7 +134,7 @@ impl Node {
         let patterns = |texts: &[String]| -> Result<Vec<ChannelPattern>> {
             texts.iter().map(|text| Ok(ChannelPattern::new(text)?)).collect()
         };
-        let on_loopback = config.listen.ip().is_loopback();
+        let on_loopback = config.is_on_loopback();
         let development = config.key.is_none() && on_loopback;
         let rules = Rules {
             policy: Policy {
@@ -168,6 +171,7 @@ impl Node {
             metrics,
             log: LogGate::new(),
             rules,
+            tls,
             tokens: Tokens::new(&config)?,
             websocket_settings: Arc::new(websocket),
             deflate_settings: Arc::new(deflate),
@@ -311,10 +315,11 @@ fn open_files_max() -> usize {
 }
 
 /// Runs a node until it is told to stop. Blocks.
-pub fn serve(config: Config) -> Result<()> {
-    let node = Node::new(config)?;
-    let (listeners, address) = bind_all(node.config.listen, node.mailboxes.len(), "listen")?;
-    let admin = match node.config.admin_address(address) {
+pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
+    let node = Node::new(config, tls)?;
+    let (mut listeners, ports) = open_listeners(&node)?;
+    let first = ports.first().map(|first| first.address).context("no listener")?;
+    let admin = match node.config.admin_address(first) {
         Some(address) if !node.admin_inside || node.config.admin_is_separate() => Some(bind_admin(address)?),
         _ => None,
     };
@@ -322,10 +327,10 @@ pub fn serve(config: Config) -> Result<()> {
     let (drain, draining) = watch::channel(Stage::Serving);
     let mut threads = Vec::new();
     let mut admin_socket = admin;
-    for (index, listener) in listeners.into_iter().enumerate() {
+    for (index, listeners) in listeners.drain(..).enumerate() {
         let (node, draining) = (Arc::clone(&node), draining.clone());
         let admin = if index == 0 { admin_socket.take() } else { None };
-        let body = move || run_shard(&node, index, listener, admin, address, draining);
+        let body = move || run_shard(&node, index, listeners, admin, draining);
         threads.push(
             std::thread::Builder::new()
                 .name(format!("shard-{index}"))
@@ -338,15 +343,25 @@ pub fn serve(config: Config) -> Result<()> {
     let mut signals = runtime
         .block_on(async { Signals::catch() })
         .context("cannot catch signals")?;
-    let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), address));
+    let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), ports.clone()));
     let expiring = runtime.spawn(expire_history(Arc::clone(&node)));
     runtime.block_on(async {
         wait_until_ready(&node).await;
-        // The one line that scripts wait for; everything else is a log line on standard error.
-        println!("listening on http://{address}");
-        tracing::info!(%address, shards = node.mailboxes.len(), engine = "memory", connections_max = node.connections_max, "fanfare is ready");
+        // The lines that scripts wait for; everything else is a log line on standard error.
+        ports.iter().for_each(|port| println!("listening on {port}"));
+        let addresses: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            addresses = addresses.join(" "),
+            shards = node.mailboxes.len(),
+            engine = "memory",
+            connections_max = node.connections_max,
+            "fanfare is ready"
+        );
         let cause = stop_signal(&mut signals, &threads).await;
-        tracing::info!(cause, "stopping: no new connections, open sessions are closed with 1012");
+        tracing::info!(
+            cause,
+            "stopping: no new connections, open sessions are closed with 1012"
+        );
     });
     node.draining.send_replace(true);
     drain.send_replace(Stage::Draining {
@@ -363,6 +378,40 @@ pub fn serve(config: Config) -> Result<()> {
     joined?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Where this node listens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
+    pub(crate) is_tls: bool,
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let scheme = if self.is_tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.address)
+    }
+}
+
+/// Opens the listeners: those of each shard, and where they are.
+fn open_listeners(node: &Node) -> Result<(Vec<Vec<Listener>>, Vec<Port>)> {
+    let count = node.mailboxes.len();
+    let mut shards: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
+    let mut ports = Vec::new();
+    let places = [
+        (node.config.listen, false, "listen"),
+        (node.config.tls.listen, true, "tls.listen"),
+    ];
+    for (address, is_tls, setting) in places {
+        let Some(address) = address else { continue };
+        let (sockets, address) = bind_all(address, count, setting)?;
+        for (shard, socket) in shards.iter_mut().zip(sockets) {
+            shard.push(Listener { socket, is_tls });
+        }
+        ports.push(Port { address, is_tls });
+    }
+    Ok((shards, ports))
 }
 
 /// Where a node is in its life, as its shards see it.
@@ -445,23 +494,23 @@ async fn stop_signal(signals: &mut Signals, threads: &[std::thread::JoinHandle<R
 fn run_shard(
     node: &Arc<Node>,
     index: usize,
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     admin: Option<TcpListener>,
-    address: SocketAddr,
     mut stage: watch::Receiver<Stage>,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
-    let shard = Shard::new(Arc::clone(node), index, listener).context("cannot watch the listening socket")?;
+    let shard =
+        Shard::new(Arc::clone(node), index, listeners).context("cannot watch the listening socket")?;
     let (stop, stopped) = watch::channel(false);
     local.block_on(&runtime, async move {
         deflate::prepare_thread(DeflateSettings {
             bytes_min: node.config.compression.bytes_min,
             level: node.config.compression.level,
         });
-        tracing::debug!(index, %address, "shard is running");
+        tracing::debug!(index, "shard is running");
         let mut looping = tokio::task::spawn_local(Rc::clone(&shard).run(stopped));
         if let Some(admin) = admin {
             tokio::task::spawn_local(crate::api::serve_admin(Rc::clone(&shard), admin));
@@ -550,7 +599,7 @@ fn bind(socket: &Socket, address: SocketAddr, setting: &str) -> Result<()> {
     socket.bind(&address.into()).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
             "{setting}: {address} is in use by another program; stop it, or choose another port with --{} {}:PORT",
-            setting.replace('_', "-"),
+            setting.replace(['_', '.'], "-"),
             address.ip()
         ),
         std::io::ErrorKind::PermissionDenied => {

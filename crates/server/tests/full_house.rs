@@ -174,7 +174,7 @@ async fn without_descriptors_it_waits_and_goes_on() {
     // The kernel opens them all; the server has no descriptor for the last.
     let mut silent = Vec::new();
     for _ in 0..400 {
-        silent.push(server.connect().await);
+        silent.push(server.knock().await);
     }
     let exhausted = async {
         while server.files() < files {

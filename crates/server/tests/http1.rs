@@ -599,11 +599,14 @@ async fn a_handshake_ends_the_http() {
             }
             let head = peer.head().await;
             assert!(head.starts_with("HTTP/1.1 101"), "{before:?}, {how}: {head}");
-            assert_eq!(
-                peer.hear().await,
-                Said::Pong(b"hello".to_vec()),
-                "{before:?}, {how}"
-            );
+            // Those whose handshake was whole at once also hear what the ones behind them publish.
+            let said = loop {
+                match peer.hear().await {
+                    Said::Text(text) if matches!(before, Before::Pipelined(_)) && text == "a" => {}
+                    said => break said,
+                }
+            };
+            assert_eq!(said, Said::Pong(b"hello".to_vec()), "{before:?}, {how}");
         }
     }
 }

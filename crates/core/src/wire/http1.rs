@@ -103,8 +103,16 @@ pub struct RequestHead<'a> {
     pub len: usize,
 }
 
+/// What begins a TLS handshake (RFC 8446 section 5.1), and no request.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// Reads a head from the start of `input`; `None` while it is incomplete.
 pub fn parse<'a>(input: &'a [u8], limits: &HeadLimits) -> Result<Option<RequestHead<'a>>, HeadError> {
+    if input.first() == Some(&TLS_HANDSHAKE) {
+        return Err(HeadError::Bad(
+            "this is TLS where HTTP is expected: use http:// or ws:// here",
+        ));
+    }
     check_lines(input, limits)?;
     // To fill 4 KiB for a few fields would cost a tenth of all this.
     let mut headers = [const { MaybeUninit::uninit() }; FIELDS_MAX];

@@ -104,6 +104,7 @@ fn request_lines() {
     check(" GET / HTTP/1.1\r\nHost: x\r\n\r\n", Err(400));
     check("G\x01T / HTTP/1.1\r\nHost: x\r\n\r\n", Err(400));
     check("\x16\x03\x01\x02\0\x01", Err(400));
+    check("\x16", Err(400));
     check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Err(505));
 }
 

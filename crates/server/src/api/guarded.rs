@@ -24,7 +24,8 @@ use fanfare_core::wire::http1_guard::{Guard, Next};
 use http::request::Parts;
 use http::{Version, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+use super::line_io::LineIo;
 
 /// Stands for a refused head. A request of HTTP/1.1 without `Host` never passes the guard, so
 /// whoever sees one knows who made it.
@@ -51,9 +52,8 @@ impl BadHead {
 }
 
 /// See the head of this file.
-#[derive(Debug)]
 pub(super) struct Guarded {
-    socket: TcpStream,
+    socket: LineIo,
     guard: Guard,
     bad_head: BadHead,
     /// Bytes that have arrived and not been passed on, from `passed` on.
@@ -70,7 +70,7 @@ pub(super) struct Guarded {
 
 impl Guarded {
     /// A socket from which `early` was read already.
-    pub(super) fn new(early: Vec<u8>, socket: TcpStream, limits: HeadLimits) -> Self {
+    pub(super) fn new(early: Vec<u8>, socket: LineIo, limits: HeadLimits) -> Self {
         let mut guarded = Self {
             socket,
             guard: Guard::new(limits),
@@ -91,7 +91,7 @@ impl Guarded {
     }
 
     /// The socket, and what came behind a handshake.
-    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+    pub(super) fn into_parts(self) -> (LineIo, Vec<u8>) {
         let behind = self.held.get(self.passed..).unwrap_or_default().to_vec();
         (self.socket, behind)
     }

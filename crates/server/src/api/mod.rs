@@ -13,7 +13,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -32,14 +32,17 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::door::{self, Asked};
+use crate::line::Line;
 use crate::shard::{Facts, Shard, StreamBody};
 
 mod assets;
 mod guarded;
+mod line_io;
 mod look;
 mod speak;
 
 use guarded::{BadHead, Guarded};
+use line_io::LineIo;
 
 /// Time for which an idle keep-alive connection stays open, and the most that a further request
 /// head may take.
@@ -119,14 +122,14 @@ enum Listener {
     Admin,
 }
 
-/// Serves HTTP on a socket, beginning with bytes that were read from it already.
-pub(crate) fn serve(shard: Rc<Shard>, socket: TcpStream, early: Vec<u8>) {
-    serve_as(shard, socket, early, Listener::Doors);
+/// Serves HTTP on a line, beginning with bytes that were read from it already.
+pub(crate) fn serve(shard: Rc<Shard>, line: Line, early: Vec<u8>) {
+    serve_as(shard, line, early, Listener::Doors);
 }
 
-fn serve_as(shard: Rc<Shard>, socket: TcpStream, early: Vec<u8>, listener: Listener) {
-    let peer = socket.peer_addr().ok();
-    let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
+fn serve_as(shard: Rc<Shard>, line: Line, early: Vec<u8>, listener: Listener) {
+    let peer = line.socket.peer_addr().ok();
+    let Ok(socket) = LineIo::new(line) else {
         return shard.node.connection_closed();
     };
     OPEN.set(OPEN.get() + 1);
@@ -175,7 +178,8 @@ pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
             Ok((socket, _)) => {
                 if let Ok(socket) = socket.into_std() {
                     shard.node.connection_opened();
-                    serve_as(Rc::clone(&shard), socket, Vec::new(), Listener::Admin);
+                    let line = Line { socket, tls: None };
+                    serve_as(Rc::clone(&shard), line, Vec::new(), Listener::Admin);
                 }
             }
             Err(error) => {
@@ -371,9 +375,9 @@ fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_
             return;
         };
         let (socket, behind) = parts.io.into_inner().into_parts();
-        if let Ok(socket) = socket.into_std() {
-            let early = [&parts.read_buf[..], &behind].concat();
-            shard.adopt_websocket(socket, early, Facts { listen, peer });
+        if let Ok((line, plain)) = socket.into_line() {
+            let early = [&parts.read_buf[..], &behind, &plain].concat();
+            shard.adopt_websocket(line, early, Facts { listen, peer });
         }
     });
     let mut answer = Response::new(Body::Whole(None));

@@ -55,9 +55,14 @@ pub(super) fn run(args: Args) -> Result<()> {
         }],
         ..Scenario::default()
     };
+    let place = args.server.place()?;
+    anyhow::ensure!(
+        !place.is_tls,
+        "bench speaks without TLS only; name a http:// address of the server"
+    );
     let target = Target {
         key: ServerArgs::key(),
-        ..Target::plain(args.server.authority()?)?
+        ..Target::plain(place.authority)?
     };
     let bar = ProgressBar::new(1_000).with_style(ProgressStyle::with_template("{bar:40} {percent}%  {msg}")?);
     let outcome = run_scenario(&scenario, &target, None, &mut |phase, thousandths| {

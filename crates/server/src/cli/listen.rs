@@ -72,7 +72,7 @@ impl std::error::Error for Final {}
 
 /// One connection. `true`: enough messages came.
 async fn once(args: &Args, left: &mut u64, wait: &mut Duration) -> Result<bool> {
-    let authority = args.server.authority()?;
+    let place = args.server.place()?;
     let names: Vec<String> = args
         .channels
         .iter()
@@ -83,15 +83,16 @@ async fn once(args: &Args, left: &mut u64, wait: &mut Duration) -> Result<bool> 
             )
         })
         .collect();
-    let mut request = format!("ws://{authority}/ch?meta=1&{}", names.join("&")).into_client_request()?;
+    let scheme = if place.is_tls { "wss" } else { "ws" };
+    let target = format!("{scheme}://{}/ch?meta=1&{}", place.authority, names.join("&"));
+    let mut request = target.into_client_request()?;
     if let Some(key) = ServerArgs::key() {
         request
             .headers_mut()
             .insert("Authorization", format!("Bearer {key}").parse()?);
     }
-    let socket = tokio::net::TcpStream::connect(authority).await;
-    let socket = socket.with_context(|| format!("no server answers at {authority}"))?;
-    let (mut socket, _) = tokio_tungstenite::client_async(request, socket)
+    let stream = args.server.connect().await?;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, stream)
         .await
         .context("the server refused the connection")?;
     loop {
@@ -118,7 +119,7 @@ async fn once(args: &Args, left: &mut u64, wait: &mut Duration) -> Result<bool> 
     }
 }
 
-type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
+type Socket = tokio_tungstenite::WebSocketStream<Box<dyn super::Stream>>;
 
 async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
     use futures_util::StreamExt;

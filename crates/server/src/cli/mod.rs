@@ -10,10 +10,14 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::{self, EXIT_CONFIG, LogFormat, Sources};
+use crate::tls::{self, Acceptor};
 
 mod bench;
+mod dev_cert;
 mod listen;
 mod publish;
 mod token;
@@ -48,6 +52,8 @@ enum Command {
     Token(token::Args),
     /// Measure a running server: many listeners, some publishers.
     Bench(bench::Args),
+    /// Make a certificate for trying TLS, and say how to use it.
+    DevCert(dev_cert::Args),
     /// Print all settings with their defaults, or check a file.
     Config(ConfigArgs),
     /// Print a completion script for a shell.
@@ -62,9 +68,18 @@ struct ServeArgs {
     /// Configuration file in TOML [env: FANFARE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port of the doors [default: 127.0.0.1:8080] [env: FANFARE_LISTEN]
+    /// Address and port of the doors, or off [default: 127.0.0.1:8080] [env: FANFARE_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
+    /// Address and port of the doors with TLS [default: none] [env: FANFARE_TLS_LISTEN]
+    #[arg(long, value_name = "ADDR:PORT")]
+    tls_listen: Option<String>,
+    /// Certificate and its chain, a PEM file; several with commas [env: FANFARE_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// Key of the certificate, a PEM file; several with commas [env: FANFARE_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Address and port for health and metrics, or auto, or off [env: FANFARE_ADMIN_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     admin_listen: Option<String>,
@@ -118,6 +133,7 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Listen(args)) => listen::run(args),
         Some(Command::Token(args)) => token::run(&args),
         Some(Command::Bench(args)) => bench::run(args),
+        Some(Command::DevCert(args)) => dev_cert::run(args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "fanfare", &mut script);
@@ -138,6 +154,9 @@ fn fail(message: &str, status: u8) -> ExitCode {
 fn serve(args: &ServeArgs) -> ExitCode {
     let flags = [
         ("listen", args.listen.clone()),
+        ("tls.listen", args.tls_listen.clone()),
+        ("tls.cert", args.tls_cert.clone()),
+        ("tls.key", args.tls_key.clone()),
         ("admin_listen", args.admin_listen.clone()),
         ("engine", args.engine.clone()),
         ("shards", args.shards.map(|shards| shards.to_string())),
@@ -162,13 +181,23 @@ fn serve(args: &ServeArgs) -> ExitCode {
         Err(message) => return fail(&message, EXIT_CONFIG),
     };
     crate::logging::start(&config.log);
-    for warning in warnings {
+    let (tls, tls_warnings) = match load_tls(&config) {
+        Ok(tls) => tls.unzip(),
+        Err(error) => return fail(&format!("{error:#}"), EXIT_CONFIG),
+    };
+    for warning in warnings.into_iter().chain(tls_warnings.unwrap_or_default()) {
         tracing::warn!("{warning}");
     }
-    match crate::node::serve(config) {
+    match crate::node::serve(config, tls) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), 1),
     }
+}
+
+/// Certificates and keys, if TLS is wanted; with warnings.
+fn load_tls(config: &config::Config) -> anyhow::Result<Option<(Acceptor, Vec<String>)>> {
+    let wanted = config.tls.listen.is_some();
+    wanted.then(|| Acceptor::load(&config.tls)).transpose()
 }
 
 fn read_sources(path: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Sources, String> {
@@ -199,7 +228,9 @@ fn print_or_check(args: &ConfigArgs) -> ExitCode {
         Ok((config::defaults_as_toml(), Vec::new()))
     } else {
         read_sources(path, Vec::new()).and_then(|sources| {
-            let (config, warnings) = config::load(&sources).map_err(|error| error.to_string())?;
+            let (config, mut warnings) = config::load(&sources).map_err(|error| error.to_string())?;
+            let tls = load_tls(&config).map_err(|error| format!("{error:#}"))?;
+            warnings.extend(tls.into_iter().flat_map(|(_, warnings)| warnings));
             let text = if args.show {
                 config::shown(&config, &sources)
             } else {
@@ -235,7 +266,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// The server that a client command talks to.
 #[derive(clap::Args, Debug)]
 struct ServerArgs {
-    /// The server. The key is taken from FANFARE_KEY.
+    /// The server, http:// or https://. The key is taken from FANFARE_KEY.
     #[arg(
         long,
         value_name = "URL",
@@ -243,13 +274,27 @@ struct ServerArgs {
         default_value = "http://127.0.0.1:8080"
     )]
     server: String,
+    /// Authorities to trust with https://, a PEM file, instead of those that this machine trusts.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
+/// A server, taken out of its URL.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Place<'a> {
+    is_tls: bool,
+    /// Host, and port if there is one, as in the URL.
+    authority: &'a str,
+}
+
+/// What a command reads from and writes to.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 impl ServerArgs {
-    /// Host and port of the server.
-    fn authority(&self) -> anyhow::Result<&str> {
-        let rest = self.server.trim_end_matches('/').strip_prefix("http://");
-        rest.filter(|authority| !authority.contains('/')).ok_or_else(|| {
+    fn place(&self) -> anyhow::Result<Place<'_>> {
+        Place::parse(&self.server).ok_or_else(|| {
             anyhow::anyhow!(
                 "{:?} is not a server; write it like http://127.0.0.1:8080",
                 self.server
@@ -257,8 +302,55 @@ impl ServerArgs {
         })
     }
 
+    /// A connection to the server, and TLS on it if its URL says so.
+    async fn connect(&self) -> anyhow::Result<Box<dyn Stream>> {
+        let place = self.place()?;
+        let (host, port) = place.host_and_port();
+        let socket = tokio::net::TcpStream::connect((host, port)).await;
+        let socket = socket
+            .with_context(|| format!("no server answers at {}; is fanfare running?", place.authority))?;
+        socket.set_nodelay(true)?;
+        if !place.is_tls {
+            return Ok(Box::new(socket));
+        }
+        let name = ServerName::try_from(host.to_owned()).with_context(|| format!("{host:?} is no host"))?;
+        let connector = tls::client::connector(self.ca.as_deref())?;
+        let stream = connector.connect(name, socket).await;
+        Ok(Box::new(stream.with_context(|| {
+            format!(
+                "no TLS with {} (--ca FILE names an authority to trust)",
+                place.authority
+            )
+        })?))
+    }
+
     fn key() -> Option<String> {
         std::env::var("FANFARE_KEY").ok().filter(|key| !key.is_empty())
+    }
+}
+
+impl<'a> Place<'a> {
+    fn parse(url: &'a str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let is_tls = match scheme {
+            "http" | "ws" => false,
+            "https" | "wss" => true,
+            _ => return None,
+        };
+        let authority = rest.trim_end_matches('/');
+        let is_one = !authority.is_empty() && !authority.contains(['/', '?', '#', '@']);
+        is_one.then_some(Self { is_tls, authority })
+    }
+
+    /// The host without the brackets of an IPv6 address, and the port, if need be that of the scheme.
+    fn host_and_port(self) -> (&'a str, u16) {
+        let port_of_scheme = if self.is_tls { 443 } else { 80 };
+        let (host, port) = match self.authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()),
+            _ => (self.authority, Some(port_of_scheme)),
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        (bare.unwrap_or(host), port.unwrap_or(0))
     }
 }
 
@@ -271,6 +363,36 @@ fn channel_path(channel: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check(url: &str, expected: Option<(bool, &str, u16)>) {
+        let place = Place::parse(url);
+        let got = place.map(|place| (place.is_tls, place.host_and_port()));
+        assert_eq!(
+            got,
+            expected.map(|(tls, host, port)| (tls, (host, port))),
+            "{url}"
+        );
+    }
+
+    #[test]
+    fn a_server_is_a_scheme_a_host_and_a_port() {
+        check("http://127.0.0.1:8080", Some((false, "127.0.0.1", 8080)));
+        check("http://shop.example/", Some((false, "shop.example", 80)));
+        check("wss://shop.example", Some((true, "shop.example", 443)));
+        check("https://[::1]:8443", Some((true, "::1", 8443)));
+        check("https://[::1]", Some((true, "::1", 443)));
+        for bad in [
+            "shop.example",
+            "ftp://a",
+            "http://",
+            "http://a/b",
+            "http://a@b",
+            "http://a?b",
+        ] {
+            check(bad, None);
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

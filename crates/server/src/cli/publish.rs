@@ -56,7 +56,7 @@ pub(super) fn run(args: Args) -> Result<()> {
 }
 
 async fn publish(args: Args) -> Result<()> {
-    let mut sender = connect(args.server.authority()?).await?;
+    let mut sender = connect(&args.server).await?;
     if let Some(message) = &args.message {
         return match say(&mut sender, &args, message.clone().into()).await? {
             Answer::Accepted(receipt) => super::print(&format!("{receipt}\n")),
@@ -81,7 +81,7 @@ async fn say_line(sender: &mut SendRequest<Full<Bytes>>, args: &Args, line: Byte
     let mut retries = 0;
     loop {
         if sender.ready().await.is_err() {
-            *sender = connect(args.server.authority()?).await?;
+            *sender = connect(&args.server).await?;
         }
         match say(sender, args, line.clone()).await? {
             Answer::Accepted(_) => return Ok(()),
@@ -92,11 +92,9 @@ async fn say_line(sender: &mut SendRequest<Full<Bytes>>, args: &Args, line: Byte
     }
 }
 
-async fn connect(authority: &str) -> Result<SendRequest<Full<Bytes>>> {
-    let socket = tokio::net::TcpStream::connect(authority).await;
-    let socket = socket.with_context(|| format!("no server answers at {authority}; is fanfare running?"))?;
-    socket.set_nodelay(true)?;
-    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await?;
+async fn connect(server: &ServerArgs) -> Result<SendRequest<Full<Bytes>>> {
+    let stream = server.connect().await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     Ok(sender)
 }
@@ -113,7 +111,7 @@ async fn say(sender: &mut SendRequest<Full<Bytes>>, args: &Args, message: Bytes)
         "text/plain; charset=utf-8"
     };
     let mut request = http::Request::post(target)
-        .header("Host", args.server.authority()?)
+        .header("Host", args.server.place()?.authority)
         .header("Content-Type", kind);
     if let Some(key) = ServerArgs::key() {
         request = request.header("Authorization", format!("Bearer {key}"));

@@ -1,7 +1,6 @@
 //! One connection of a shard: its transport, what waits for it, and what it is doing.
 
-use std::io::{self, IoSlice, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{self, Context, Waker};
@@ -13,12 +12,13 @@ use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Disconnect;
 use fanfare_core::hub::Slot;
 use fanfare_core::moment::Moment;
-use fanfare_core::outbox::{Outbox, WriteVectored};
+use fanfare_core::outbox::Outbox;
 use fanfare_core::session::{Session, SessionId};
 use http_body::Frame;
 use smallvec::SmallVec;
 
 use super::{Key, Shard};
+use crate::line::Line;
 
 /// See the module's head.
 pub(crate) struct Connection {
@@ -49,8 +49,8 @@ pub(super) enum Place {
 
 /// Where the bytes go.
 pub(super) enum Transport {
-    /// The raw socket: the fast lane.
-    Socket(TcpStream),
+    /// The raw socket, with TLS or without: the fast lane.
+    Line(Line),
     /// The body of an HTTP answer, on a connection that the HTTP server owns: the slower lane.
     /// The outbox itself is the queue; the waker is that of the task which reads the body.
     Body(Option<Waker>),
@@ -89,6 +89,14 @@ impl Connection {
         }
     }
 
+    /// The socket and its TLS, if this is the fast lane.
+    pub(super) fn line(&mut self) -> Option<&mut Line> {
+        match &mut self.transport {
+            Transport::Line(line) => Some(line),
+            Transport::Body(_) => None,
+        }
+    }
+
     pub(super) fn new(key: Key, transport: Transport, stage: Stage) -> Self {
         Self {
             generation: key.generation,
@@ -102,36 +110,6 @@ impl Connection {
             armed: u64::MAX,
             place: Place::Taken,
         }
-    }
-}
-
-/// The socket as an outbox sees it.
-pub(super) struct Socket<'a> {
-    pub(super) socket: &'a TcpStream,
-    /// Room to gather small frames in; what was in it does not matter.
-    pub(super) scratch: &'a mut [u8],
-}
-
-/// Frames that have no more bytes together than this are gathered, since `send` of one piece takes
-/// the kernel less than `writev` of several, and copying so little takes nearly nothing.
-const GATHERED_BYTES_MAX: usize = 4 << 10;
-
-impl WriteVectored for Socket<'_> {
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        if let [one] = slices {
-            return self.socket.write(one);
-        }
-        let len: usize = slices.iter().map(|slice| slice.len()).sum();
-        let Some(gathered) = self.scratch.get_mut(..len).filter(|_| len <= GATHERED_BYTES_MAX) else {
-            return self.socket.write_vectored(slices);
-        };
-        let mut rest = &mut *gathered;
-        for slice in slices {
-            let (here, behind) = std::mem::take(&mut rest).split_at_mut(slice.len());
-            here.copy_from_slice(slice);
-            rest = behind;
-        }
-        self.socket.write(gathered)
     }
 }
 

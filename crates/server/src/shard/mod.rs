@@ -26,10 +26,13 @@
 //! Requests that are not streams leave the shard's tables for the HTTP server on the same thread
 //! ([`crate::api`]); WebSockets and event streams that are asked for there come back
 //! ([`Shard::adopt_websocket`], [`Shard::adopt_stream`]).
+//!
+//! A connection with TLS is like any other: what it reads is decrypted on the way in, and outboxes
+//! hold plain frames, which are encrypted when they leave ([`tls`], [`crate::line`]).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,6 +49,7 @@ use rustix::fd::OwnedFd;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use crate::line::Line;
 use crate::node::Node;
 
 mod connection;
@@ -54,6 +58,7 @@ pub mod mailbox;
 mod open;
 mod refresh;
 mod timers;
+mod tls;
 mod turn;
 
 use connection::Connection;
@@ -83,8 +88,19 @@ const URGENT_MAX: usize = 256;
 /// Time between looking whether descriptors are free again, after there were none.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
-/// What the listener's events carry instead of a connection's key.
+/// What the events of the listeners carry instead of a connection's key: this, and one less for
+/// each further one.
 const LISTENER: u64 = u64::MAX;
+
+/// Most listeners of a shard.
+const LISTENERS_MAX: usize = 2;
+
+/// A listening socket of the doors.
+pub(crate) struct Listener {
+    pub(crate) socket: TcpListener,
+    /// Whether those who connect there speak TLS.
+    pub(crate) is_tls: bool,
+}
 
 /// Names a connection in a way that outlives it: the slot may be reused, the pair is not.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -120,7 +136,7 @@ pub struct Shard {
 
 pub(crate) struct State {
     epoll: OwnedFd,
-    listener: Option<TcpListener>,
+    listeners: Vec<Listener>,
     accept_paused_until: Option<Moment>,
     connections: Slab<Connection>,
     generation: u32,
@@ -140,26 +156,27 @@ pub(crate) struct State {
     /// Connections that still have to send a request head, oldest first; may hold stale keys.
     heads: VecDeque<Key>,
     heads_open: usize,
+    /// Handshakes of TLS that wait for a later turn, oldest first; may hold stale keys.
+    handshakes: VecDeque<Key>,
+    /// Handshakes of TLS answered in this turn.
+    handshakes_done: usize,
     scratch: Vec<u8>,
+    /// What the bytes of one peer with TLS said.
+    plain: Vec<u8>,
     actions: Vec<Action>,
     random: u64,
 }
 
 impl Shard {
     /// A shard that is not running yet.
-    pub(crate) fn new(node: Arc<Node>, index: usize, listener: TcpListener) -> std::io::Result<Rc<Self>> {
+    pub(crate) fn new(node: Arc<Node>, index: usize, listeners: Vec<Listener>) -> std::io::Result<Rc<Self>> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(
-            &set,
-            &listener,
-            epoll::EventData::new_u64(LISTENER),
-            epoll::EventFlags::IN,
-        )?;
+        turn::watch_listeners(&set, &listeners)?;
         let mut seed = [0; 8];
         getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
         let state = State {
             epoll: set,
-            listener: Some(listener),
+            listeners,
             accept_paused_until: None,
             connections: Slab::new(),
             generation: 0,
@@ -174,7 +191,10 @@ impl Shard {
             slow: Vec::new(),
             heads: VecDeque::new(),
             heads_open: 0,
+            handshakes: VecDeque::new(),
+            handshakes_done: 0,
             scratch: vec![0; SCRATCH_BYTES],
+            plain: Vec::new(),
             actions: Vec::new(),
             random: u64::from_ne_bytes(seed) | 1,
         };
@@ -196,12 +216,10 @@ impl Shard {
         self.state.borrow().epoll.as_fd().try_clone_to_owned()
     }
 
-    /// Takes over a socket whose WebSocket handshake the HTTP server has answered. `early` are
+    /// Takes over a connection whose WebSocket handshake the HTTP server has answered. `early` are
     /// bytes that had arrived behind the request.
-    pub(crate) fn adopt_websocket(self: &Rc<Self>, socket: TcpStream, early: Vec<u8>, facts: Facts) {
-        self.state
-            .borrow_mut()
-            .adopt_websocket(self, socket, early, facts);
+    pub(crate) fn adopt_websocket(self: &Rc<Self>, line: Line, early: Vec<u8>, facts: Facts) {
+        self.state.borrow_mut().adopt_websocket(self, line, early, facts);
         self.work.notify_one();
     }
 

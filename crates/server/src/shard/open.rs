@@ -5,7 +5,7 @@
 //! closed with a code and reason, since a browser shows nothing of a failed handshake; only a
 //! wrong host or origin, and heads that are no HTTP, are refused before (`plain.md` section 8).
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ use super::{Key, Shard, State};
 use crate::api;
 use crate::door::{self, Asked, Listen};
 use crate::engine::Listening;
+use crate::line::Line;
 use crate::log_gate::Kind;
 
 /// What a browser is told to wait before it connects a stream again, at least and in addition at
@@ -99,8 +100,8 @@ impl State {
         let mut early = input.get(len..).unwrap_or_default().to_vec();
         match route {
             Route::Http => {
-                if let Some(socket) = self.release(key) {
-                    api::serve(Rc::clone(shard), socket, input.to_vec());
+                if let Some(line) = self.release(key) {
+                    api::serve(Rc::clone(shard), line, input.to_vec());
                 }
             }
             Route::WebSocket { accept, facts } => {
@@ -142,7 +143,7 @@ impl State {
         }
     }
 
-    fn bad_head(&mut self, shard: &Shard, key: Key, error: HeadError) {
+    pub(super) fn bad_head(&mut self, shard: &Shard, key: Key, error: HeadError) {
         let refusal = Refusal::bad_request(error.to_string());
         let fields = [("Content-Type", "application/json")];
         let answer = http1::response(error.status(), &fields, &api::refusal_body(&refusal));
@@ -150,6 +151,9 @@ impl State {
     }
 
     pub(super) fn head_too_slow(&mut self, shard: &Shard, key: Key) {
+        if self.gave_up_handshake(key, crate::line::Cause::TooSlow) {
+            return self.end(shard, key, Disconnect::Lost);
+        }
         self.farewell(shard, key, http1::response(408, &[], b""), Refusal::TooSlow);
     }
 
@@ -160,13 +164,13 @@ impl State {
         self.close_without_session(shard, key);
     }
 
-    fn close_without_session(&mut self, shard: &Shard, key: Key) {
+    pub(super) fn close_without_session(&mut self, shard: &Shard, key: Key) {
         let deadline = shard.now() + CLOSING_MAX;
         let Some(connection) = self.get(key) else { return };
         // From now on it costs a descriptor for a second at most; a storm of those who must go
         // again must not take the places of those who publish.
         let place = std::mem::replace(&mut connection.place, Place::GivenBack);
-        if matches!(connection.transport, Transport::Socket(_)) && place == Place::Taken {
+        if matches!(connection.transport, Transport::Line(_)) && place == Place::Taken {
             shard.node.connection_closed();
         }
         if matches!(connection.stage, Stage::Head { .. }) {
@@ -177,31 +181,29 @@ impl State {
         self.mark(key, true);
     }
 
-    fn peer(&mut self, key: Key) -> Option<SocketAddr> {
-        match &self.get(key)?.transport {
-            Transport::Socket(socket) => socket.peer_addr().ok(),
-            Transport::Body(_) => None,
-        }
+    pub(super) fn peer(&mut self, key: Key) -> Option<SocketAddr> {
+        self.get(key)?.line()?.socket.peer_addr().ok()
     }
 
     pub(super) fn adopt_websocket(
         &mut self,
         shard: &Rc<Shard>,
-        socket: TcpStream,
+        line: Line,
         mut early: Vec<u8>,
         facts: Facts,
     ) {
         let now = shard.now();
-        if socket.set_nonblocking(true).is_err() {
+        if line.socket.set_nonblocking(true).is_err() {
             return;
         }
         shard.node.connection_opened();
         let deadline = now + CLOSING_MAX;
-        let key =
-            self.insert(|key| Connection::new(key, Transport::Socket(socket), Stage::Closing { deadline }));
+        let key = self.insert(|key| Connection::new(key, Transport::Line(line), Stage::Closing { deadline }));
         if !self.register(key) {
             return self.end(shard, key, Disconnect::Internal);
         }
+        // TLS may still hold a part of the answer to the handshake.
+        self.mark(key, true);
         self.open_websocket(shard, key, facts, now);
         if !early.is_empty() {
             self.take_bytes(shard, key, &mut early, now);

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::mem::MaybeUninit;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -24,11 +25,13 @@ use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::connection::{Connection, Place, Socket, Stage, Transport};
+use super::connection::{Connection, Place, Stage, Transport};
 use super::timers::tick_of;
 use super::{
-    ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, FLUSH_BUDGET_FIRST, Key, LISTENER, Shard, State, URGENT_MAX,
+    ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, FLUSH_BUDGET_FIRST, Key, LISTENER, LISTENERS_MAX, Listener,
+    Shard, State, URGENT_MAX,
 };
+use crate::line::Line;
 use crate::log_gate::Kind;
 use crate::node::Node;
 
@@ -84,8 +87,8 @@ impl Shard {
     /// Stops accepting. Connections live on.
     pub(crate) fn stop_accepting(&self) {
         let mut state = self.state.borrow_mut();
-        if let Some(listener) = state.listener.take() {
-            let _ = epoll::delete(&state.epoll, &listener);
+        for listener in std::mem::take(&mut state.listeners) {
+            let _ = epoll::delete(&state.epoll, &listener.socket);
         }
     }
 
@@ -109,6 +112,15 @@ impl Shard {
         self.work.notify_one();
         open.len().saturating_sub(count)
     }
+}
+
+/// Puts listeners into the epoll set.
+pub(super) fn watch_listeners(set: &OwnedFd, listeners: &[Listener]) -> std::io::Result<()> {
+    for (data, listener) in (0..=LISTENER).rev().zip(listeners) {
+        let data = epoll::EventData::new_u64(data);
+        epoll::add(set, &listener.socket, data, epoll::EventFlags::IN)?;
+    }
+    Ok(())
 }
 
 impl State {
@@ -228,14 +240,15 @@ impl State {
             tv_sec: 0,
             tv_nsec: 0,
         };
+        self.answer_handshakes(shard, now);
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut buffer, Some(&zero)) else {
             return false;
         };
         let more = !events.is_empty();
         for event in events {
             let (data, flags) = (event.data.u64(), event.flags);
-            if data == LISTENER {
-                self.accept(shard, now);
+            if let Ok(index @ 0..LISTENERS_MAX) = usize::try_from(LISTENER - data) {
+                self.accept(shard, index, now);
                 continue;
             }
             let key = Key::unpack(data);
@@ -254,29 +267,42 @@ impl State {
                 self.read(shard, key, now);
             }
         }
-        more
+        more || !self.handshakes.is_empty()
     }
 
     /// Tells the epoll set what to watch for.
-    fn watch(&mut self, key: Key) {
+    pub(super) fn watch(&mut self, key: Key) {
         let Some(connection) = self.connections.get(key.slot as usize) else {
             return;
         };
-        let Transport::Socket(socket) = &connection.transport else {
+        let Transport::Line(line) = &connection.transport else {
             return;
         };
-        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        let is_waiting = line.tls.as_ref().is_some_and(|tls| tls.is_waiting);
+        let mut flags = if is_waiting {
+            epoll::EventFlags::empty()
+        } else {
+            epoll::EventFlags::IN | epoll::EventFlags::RDHUP
+        };
         if connection.watches_writable {
             flags |= epoll::EventFlags::OUT;
         }
-        let _ = epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), flags);
+        let _ = epoll::modify(
+            &self.epoll,
+            &line.socket,
+            epoll::EventData::new_u64(key.pack()),
+            flags,
+        );
     }
 
-    fn accept(&mut self, shard: &Rc<Shard>, now: Moment) {
+    fn accept(&mut self, shard: &Rc<Shard>, index: usize, now: Moment) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else { return };
-            match acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((socket, _)) => self.accepted(shard, TcpStream::from(socket), now),
+            let Some(listener) = self.listeners.get(index) else {
+                return;
+            };
+            let is_tls = listener.is_tls;
+            match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, _)) => self.accepted(shard, TcpStream::from(socket), is_tls, now),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
@@ -285,7 +311,9 @@ impl State {
                         Kind::Accept,
                         || tracing::warn!(%error, "cannot accept connections for now"),
                     );
-                    let _ = epoll::delete(&self.epoll, listener);
+                    for listener in &self.listeners {
+                        let _ = epoll::delete(&self.epoll, &listener.socket);
+                    }
                     self.accept_paused_until = Some(now + ACCEPT_PAUSE);
                     return;
                 }
@@ -293,7 +321,16 @@ impl State {
         }
     }
 
-    fn accepted(&mut self, shard: &Rc<Shard>, socket: TcpStream, now: Moment) {
+    fn accepted(&mut self, shard: &Rc<Shard>, socket: TcpStream, is_tls: bool, now: Moment) {
+        let tls = match is_tls.then(|| super::tls::begin(&shard.node)).transpose() {
+            Ok(tls) => tls,
+            // Never seen: it would be a fault of the configuration, which was checked at the start.
+            Err(error) => {
+                let say = || tracing::error!(%error, "no TLS for a connection");
+                return shard.node.log.say(Kind::Accept, say);
+            }
+        };
+        let line = Line { socket, tls };
         shard.node.metrics.shards[shard.index].accepted.add(1);
         shard.node.connection_opened();
         self.forget_finished_heads();
@@ -304,7 +341,7 @@ impl State {
         let key = self.insert(|key| {
             Connection::new(
                 key,
-                Transport::Socket(socket),
+                Transport::Line(line),
                 Stage::Head {
                     bytes: Vec::new(),
                     deadline,
@@ -326,11 +363,12 @@ impl State {
         let Some(connection) = self.connections.get(key.slot as usize) else {
             return false;
         };
-        let Transport::Socket(socket) = &connection.transport else {
+        let Transport::Line(line) = &connection.transport else {
             return true;
         };
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(key.pack()), flags).is_ok()
+        let data = epoll::EventData::new_u64(key.pack());
+        epoll::add(&self.epoll, &line.socket, data, flags).is_ok()
     }
 
     /// The list of unfinished heads must not grow with every connection that there ever was.
@@ -349,24 +387,30 @@ impl State {
     fn close_oldest_head(&mut self, shard: &Shard) {
         self.forget_finished_heads();
         if let Some(key) = self.heads.pop_front() {
+            self.gave_up_handshake(key, crate::line::Cause::Full);
             self.end(shard, key, Disconnect::Refused(Refusal::Full));
         }
     }
 
-    fn read(&mut self, shard: &Rc<Shard>, key: Key, now: Moment) {
+    pub(super) fn read(&mut self, shard: &Rc<Shard>, key: Key, now: Moment) {
+        if self.must_wait(shard, key) {
+            return;
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let got = match self.get(key).map(|connection| &connection.transport) {
-            Some(Transport::Socket(socket)) => {
-                let mut socket: &TcpStream = socket;
-                socket.read(&mut scratch)
-            }
-            _ => Err(ErrorKind::WouldBlock.into()),
-        };
+        let line = self.get(key).and_then(Connection::line);
+        let is_tls = line.as_ref().is_some_and(|line| line.tls.is_some());
+        let got = line.map_or(Err(ErrorKind::WouldBlock.into()), |line| {
+            line.socket.read(&mut scratch)
+        });
         match got {
             Ok(0) => self.peer_gone(shard, key),
             Ok(count) => {
                 let bytes = scratch.get_mut(..count).unwrap_or_default();
-                self.take_bytes(shard, key, bytes, now);
+                if is_tls {
+                    self.take_encrypted(shard, key, bytes, now);
+                } else {
+                    self.take_bytes(shard, key, bytes, now);
+                }
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(_) => self.peer_gone(shard, key),
@@ -374,7 +418,7 @@ impl State {
         self.scratch = scratch;
     }
 
-    fn peer_gone(&mut self, shard: &Shard, key: Key) {
+    pub(super) fn peer_gone(&mut self, shard: &Shard, key: Key) {
         self.end(shard, key, Disconnect::Lost);
     }
 
@@ -479,8 +523,8 @@ impl State {
         if slow {
             connection.outbox.keep_only_started();
             // The kernel holds back what it has no room for; for the last frame it shall take it.
-            if let Transport::Socket(socket) = &connection.transport {
-                let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::MAX);
+            if let Transport::Line(line) = &connection.transport {
+                let _ = socket2::SockRef::from(&line.socket).set_tcp_notsent_lowat(u32::MAX);
             }
             connection.watches_writable = false;
         }
@@ -494,10 +538,7 @@ impl State {
     fn handle_timers(&mut self, shard: &Rc<Shard>, now: Moment) {
         if self.accept_paused_until.is_some_and(|until| now >= until) {
             self.accept_paused_until = None;
-            if let Some(listener) = &self.listener {
-                let data = epoll::EventData::new_u64(LISTENER);
-                let _ = epoll::add(&self.epoll, listener, data, epoll::EventFlags::IN);
-            }
+            let _ = watch_listeners(&self.epoll, &self.listeners);
         }
         let mut due = Vec::new();
         self.timers.advance(now, &mut due);
@@ -573,15 +614,15 @@ impl State {
         !self.dirty.is_empty()
     }
 
-    fn flush_one(&mut self, shard: &Shard, key: Key, now: Moment) {
+    pub(super) fn flush_one(&mut self, shard: &Shard, key: Key, now: Moment) {
         let stall_max = shard.node.config.limits.outbox_stall_max;
         let metrics = &shard.node.metrics.shards[shard.index];
         let connection = self.connections.get_mut(key.slot as usize);
         let Some(connection) = connection.filter(|connection| connection.generation == key.generation) else {
             return;
         };
-        let socket = match &mut connection.transport {
-            Transport::Socket(socket) => socket,
+        let line = match &mut connection.transport {
+            Transport::Line(line) => line,
             Transport::Body(waker) => {
                 if let Some(waker) = waker.take() {
                     waker.wake();
@@ -594,15 +635,19 @@ impl State {
             }
         };
         let before = connection.outbox.pending_bytes();
-        let scratch = &mut self.scratch;
-        let flushed = connection.outbox.flush(&mut Socket { socket, scratch });
+        let mut flushed = line.flush(&mut connection.outbox, &mut self.scratch);
         let written = before - connection.outbox.pending_bytes();
         metrics.bytes_out.add(written);
+        let is_last = matches!(connection.stage, Stage::Closing { .. });
+        if is_last && matches!(flushed, Ok(Flushed::All)) {
+            let said = line.say_end();
+            flushed = said.map(|all| if all { Flushed::All } else { Flushed::Blocked });
+        }
         match flushed {
             Ok(Flushed::All) => {
                 connection.blocked_since = None;
-                if matches!(connection.stage, Stage::Closing { .. }) {
-                    let _ = shutdown(&*socket, Shutdown::Write);
+                if is_last {
+                    let _ = shutdown(&line.socket, Shutdown::Write);
                 }
             }
             Ok(Flushed::Blocked) => {
@@ -619,7 +664,7 @@ impl State {
 
     /// The session is over: it hears nothing more, and the connection ends when its last bytes
     /// are out.
-    fn begin_closing(&mut self, shard: &Shard, key: Key, why: &Disconnect) {
+    pub(super) fn begin_closing(&mut self, shard: &Shard, key: Key, why: &Disconnect) {
         let deadline = shard.now() + CLOSING_MAX;
         let Some(connection) = self.get(key) else { return };
         let stage = std::mem::replace(&mut connection.stage, Stage::Closing { deadline });
@@ -642,23 +687,23 @@ impl State {
             Stage::Closing { .. } => {}
         }
         match connection.transport {
-            Transport::Socket(_) if connection.place == Place::Taken => shard.node.connection_closed(),
+            Transport::Line(_) if connection.place == Place::Taken => shard.node.connection_closed(),
             Transport::Body(Some(waker)) => waker.wake(),
-            Transport::Socket(_) | Transport::Body(None) => {}
+            Transport::Line(_) | Transport::Body(None) => {}
         }
     }
 
     /// A connection leaves for the HTTP server; its socket lives on there, and is counted there.
-    pub(super) fn release(&mut self, key: Key) -> Option<TcpStream> {
+    pub(super) fn release(&mut self, key: Key) -> Option<Line> {
         self.get(key)?;
         let connection = self.connections.remove(key.slot as usize);
         if matches!(connection.stage, Stage::Head { .. }) {
             self.heads_open -= 1;
         }
         match connection.transport {
-            Transport::Socket(socket) => {
-                let _ = epoll::delete(&self.epoll, &socket);
-                Some(socket)
+            Transport::Line(line) => {
+                let _ = epoll::delete(&self.epoll, &line.socket);
+                Some(line)
             }
             Transport::Body(_) => None,
         }

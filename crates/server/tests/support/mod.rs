@@ -16,6 +16,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+pub mod tls;
+
 /// Longer than anything here takes on a busy machine; only a failing test waits this long.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -25,6 +27,8 @@ pub struct Server {
     child: Child,
     pub address: String,
     logs: Option<std::thread::JoinHandle<String>>,
+    /// Where the test connects instead, when all is to be done with TLS: see [`tls`].
+    forwarder: Option<tls::Forwarder>,
     /// What was logged so far.
     logged: Arc<Mutex<Vec<u8>>>,
 }
@@ -54,7 +58,27 @@ impl Server {
         Self::start_as(shell, settings)
     }
 
-    fn start_as(mut command: Command, settings: &[(&str, &str)]) -> Self {
+    fn start_as(command: Command, settings: &[(&str, &str)]) -> Self {
+        if !tls::is_on() {
+            let started = Self::spawn(command, settings, 1);
+            let address = started.address_of("http");
+            return started.into_server(address, None);
+        }
+        let certificate = tls::Certificate::new(&["localhost"]);
+        let own = certificate.settings();
+        let mut all: Vec<(&str, &str)> = settings.to_vec();
+        let near = all.iter().position(|(name, _)| *name == "FANFARE_LISTEN");
+        let near = near.map_or("127.0.0.1:0", |at| all.remove(at).1);
+        all.push(("FANFARE_LISTEN", "off"));
+        all.extend(own.iter().map(|(name, value)| (*name, value.as_str())));
+        let started = Self::spawn(command, &all, 1);
+        let far = started.address_of("https").parse().unwrap();
+        let forwarder = tls::Forwarder::start(near, far, certificate.trusted());
+        started.into_server(forwarder.address.to_string(), Some(forwarder))
+    }
+
+    /// Starts the server as it is, and reads so many lines of its standard output.
+    pub fn spawn(mut command: Command, settings: &[(&str, &str)], lines: usize) -> Started {
         command
             .env("FANFARE_LISTEN", "127.0.0.1:0")
             .env("FANFARE_SHARDS", "2");
@@ -74,19 +98,12 @@ impl Server {
             }
             String::from_utf8_lossy(&shared.lock().unwrap()).into_owned()
         });
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let address = line
-            .trim()
-            .strip_prefix("listening on http://")
-            .map(str::to_owned);
-        let address = address.unwrap_or_else(|| panic!("the server said {line:?}"));
-        Self {
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let said = stdout.lines().take(lines).map(Result::unwrap).collect();
+        Started {
             child,
-            address,
-            logs: Some(logs),
+            said,
+            logs,
             logged,
         }
     }
@@ -125,6 +142,11 @@ impl Server {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// The process of the server.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the end; returns the status and all log lines.
     pub fn wait(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
@@ -132,6 +154,15 @@ impl Server {
     }
 
     pub async fn connect(&self) -> Peer {
+        let peer = self.knock().await;
+        if let Some(forwarder) = &self.forwarder {
+            forwarder.joined(&peer.socket).await;
+        }
+        peer
+    }
+
+    /// A connection that the kernel has; the server may not.
+    pub async fn knock(&self) -> Peer {
         Peer::to(&self.address).await
     }
 
@@ -208,6 +239,40 @@ impl Server {
         tokio::time::timeout(PATIENCE, reached)
             .await
             .unwrap_or_else(|_| panic!("{name} did not reach {value}"));
+    }
+}
+
+/// A server that has just started.
+pub struct Started {
+    child: Child,
+    /// Its first lines of standard output.
+    pub said: Vec<String>,
+    logs: std::thread::JoinHandle<String>,
+    logged: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Started {
+    /// Where it listens for this scheme.
+    pub fn address_of(&self, scheme: &str) -> String {
+        let prefix = format!("listening on {scheme}://");
+        let address = self
+            .said
+            .iter()
+            .find_map(|line| line.trim().strip_prefix(&prefix));
+        address
+            .unwrap_or_else(|| panic!("the server said {:?}", self.said))
+            .to_owned()
+    }
+
+    /// A server that tests reach at `address`.
+    pub fn into_server(self, address: String, forwarder: Option<tls::Forwarder>) -> Server {
+        Server {
+            child: self.child,
+            address,
+            logs: Some(self.logs),
+            logged: self.logged,
+            forwarder,
+        }
     }
 }
 
