@@ -177,6 +177,9 @@ pub enum Disconnect {
     /// but the end.
     #[error("what came after `since` is no longer kept: reload, and connect without it")]
     Gap,
+    /// The back end has deleted a channel that the session listened to.
+    #[error("the channel was deleted")]
+    Deleted,
     /// A long poll was answered.
     #[error("answered")]
     Answered,
@@ -202,6 +205,8 @@ impl Disconnect {
             Self::Expired => Some(4401),
             // As HTTP's 416, "range not satisfiable".
             Self::Gap => Some(4416),
+            // As HTTP's 410, "gone".
+            Self::Deleted => Some(4410),
             Self::Answered => Some(1000),
             Self::Draining => Some(1012),
             Self::Internal => Some(1011),
@@ -231,6 +236,7 @@ impl Disconnect {
             Self::Aged => "aged",
             Self::Expired => "expired",
             Self::Gap => "gap",
+            Self::Deleted => "deleted",
             Self::Answered => "answered",
             Self::Draining => "draining",
             Self::Internal => "internal",
@@ -246,6 +252,7 @@ impl Disconnect {
                 | Self::Aged
                 | Self::Expired
                 | Self::Gap
+                | Self::Deleted
                 | Self::Answered
                 | Self::Draining
         )
@@ -302,6 +309,7 @@ mod tests {
             Disconnect::Aged,
             Disconnect::Expired,
             Disconnect::Gap,
+            Disconnect::Deleted,
             Disconnect::Answered,
             Disconnect::Draining,
             Disconnect::Internal,

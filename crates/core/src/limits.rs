@@ -52,6 +52,9 @@ pub struct Limits {
     /// Channels that one connection may listen to. Answered 4400 or 400. Default 200.
     pub subscriptions_max: usize,
 
+    /// Connections of one user. One more closes her oldest with 4403. Default 100.
+    pub connections_per_user: usize,
+
     /// Bytes that may wait for one slow reader before it is closed with 4408 (an event stream
     /// just ends). Publications are shared, so the usual cost of a waiting frame is one pointer.
     /// Must be at least `message_bytes_max` plus 1,024. Default 1,048,576.
@@ -113,6 +116,7 @@ impl Default for Limits {
             message_time_max: Duration::from_secs(30),
             inflate_ratio_max: 250,
             subscriptions_max: 200,
+            connections_per_user: 100,
             outbox_bytes_max: 1 << 20,
             outbox_stall_max: Duration::from_secs(10),
             mailbox_publications_max: 8_192,
@@ -180,6 +184,7 @@ impl Limits {
             ("fragments_max", self.fragments_max as usize),
             ("inflate_ratio_max", self.inflate_ratio_max),
             ("subscriptions_max", self.subscriptions_max),
+            ("connections_per_user", self.connections_per_user),
             ("mailbox_publications_max", self.mailbox_publications_max),
             ("channels_max", self.channels_max),
             ("head_bytes_max", self.head_bytes_max),

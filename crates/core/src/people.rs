@@ -219,7 +219,7 @@ impl<P: Copy + Eq> People<P> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
@@ -339,7 +339,7 @@ mod tests {
         #[test]
         fn reports_alternate(steps in prop::collection::vec((0_u64..4, 0_u32..3, 0_u32..4, any::<bool>()), 0..80)) {
             let mut people = people(99);
-            let mut open: HashMap<(u32, u32), ()> = HashMap::new();
+            let mut open: HashSet<(u32, u32)> = HashSet::new();
             let (mut now, mut last): (u64, HashMap<UserId, bool>) = (0, HashMap::new());
             let mut check = |people: &mut People<u32>| {
                 for report in people.take_reports().0 {
@@ -354,14 +354,14 @@ mod tests {
                 now += wait;
                 let id = user(&who.to_string());
                 let place = place + 10 * who;
-                if comes && open.insert((who, place), ()).is_none() {
+                if comes && open.insert((who, place)) {
                     people.arrive(&id, connection(place), at(now));
-                } else if !comes && open.remove(&(who, place)).is_some() {
+                } else if !comes && open.remove(&(who, place)) {
                     people.depart(&id, place, at(now));
                 }
                 check(&mut people);
             }
-            for (who, place) in open.into_keys() {
+            for (who, place) in open {
                 people.depart(&user(&who.to_string()), place, at(now));
             }
             people.expire(at(now + GRACE));

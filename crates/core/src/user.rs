@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::channel::is_unprintable;
+use crate::channel::{ChannelName, is_unprintable};
 
 /// Longest user id, in bytes.
 pub const USER_ID_BYTES_MAX: usize = 128;
@@ -43,10 +43,20 @@ impl UserId {
         &self.0
     }
 
+    /// Her own channel: what is sent to her goes there, and all her connections hear it.
+    pub fn channel(&self) -> ChannelName {
+        ChannelName::own(&format!("{OWN_CHANNEL}{}", self.as_str()))
+    }
+
     /// Whether `channel` is this user's own, which she may always listen to: exactly `user/{id}`.
     pub fn owns(&self, channel: &str) -> bool {
         channel.strip_prefix(OWN_CHANNEL) == Some(self.as_str())
     }
+}
+
+/// Whether a channel is some user's own. Such channels are private, whatever the settings say.
+pub fn is_own_channel(channel: &ChannelName) -> bool {
+    channel.as_str().starts_with(OWN_CHANNEL)
 }
 
 impl Deref for UserId {

@@ -240,6 +240,10 @@ pub struct Sessions {
     /// Time after which a long poll is answered although there is nothing new. Default 25s.
     #[serde(with = "seconds")]
     pub poll_wait: Duration,
+    /// Time for which a user counts as online after her last connection ended, so that a page reload
+    /// makes no noise. Default 5s.
+    #[serde(with = "seconds")]
+    pub user_grace: Duration,
     /// Most time over which sessions are closed when the server stops. Default 20s.
     #[serde(with = "seconds")]
     pub drain: Duration,
@@ -336,6 +340,7 @@ impl Default for Sessions {
             ping_interval: Duration::from_secs(25),
             stream_age_max: Duration::from_mins(10),
             poll_wait: Duration::from_secs(25),
+            user_grace: Duration::from_secs(5),
             drain: Duration::from_secs(20),
             heartbeat: None,
         }

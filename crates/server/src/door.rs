@@ -51,6 +51,10 @@ pub(crate) struct Rules {
 }
 
 /// A request to listen that was allowed.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of a request, each on or off"
+)]
 #[derive(Clone, Debug)]
 pub(crate) struct Listen {
     pub(crate) app: AppId,
@@ -70,12 +74,25 @@ pub(crate) struct Listen {
     pub(crate) may_speak: bool,
     /// What a token granted; `None` for who came without one.
     pub(crate) grant: Option<Grant>,
+    /// Whether the users who listen are to be named, which is permitted.
+    pub(crate) wants_users: bool,
 }
 
 impl Listen {
     /// Whose session it will be, if that is known.
     pub(crate) fn user(&self) -> Option<&UserId> {
         self.grant.as_ref()?.user.as_ref()
+    }
+
+    /// What it hears: its channels, and her own if she is known.
+    pub(crate) fn heard(&self) -> SmallVec<[ChannelName; 1]> {
+        let mut heard = self.channels.clone();
+        if let Some(own) = self.user().map(UserId::channel)
+            && !heard.contains(&own)
+        {
+            heard.push(own);
+        }
+        heard
     }
 }
 
@@ -170,6 +187,11 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
     for channel in channels {
         policy.permit(channel, Operation::Listen, &identity)?;
     }
+    if parsed.users {
+        for channel in channels {
+            policy.permit(channel, Operation::Presence, &identity)?;
+        }
+    }
     let may_speak = websocket && may_speak(policy, channels, identity.over_a_connection());
     let grant = match identity {
         Identity::Client(grant) if !grant.is_anonymous() => Some(grant),
@@ -178,10 +200,8 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
     if let Some(grant) = grant.as_ref().filter(|_| websocket || asked.wants_stream()) {
         tokens::time_left(grant)?;
     }
-    // The length of a compressed message tells of its content, and this is for those who may not
-    // know it (the attacks called CRIME and BREACH). What everyone may hear has no secrets.
-    let may_deflate =
-        websocket && node.config.compression.enabled && !channels.iter().any(|name| policy.is_private(name));
+    // What private channels say is sent uncompressed nevertheless: see `Draft::is_secret`.
+    let may_deflate = websocket && node.config.compression.enabled;
     let offers = asked.extensions.iter().copied();
     let deflate = may_deflate.then(|| extension::negotiate(offers)).flatten();
     let form = parsed.form(websocket);
@@ -203,6 +223,7 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
             .map(|seconds| Duration::from_secs(seconds.into())),
         may_speak,
         grant,
+        wants_users: parsed.users,
     })
 }
 

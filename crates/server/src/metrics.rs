@@ -432,6 +432,12 @@ impl Metrics {
             self.sum(|s| s.repairs.get()),
         );
         out.one(
+            "fanfare_users",
+            "gauge",
+            "Users who are online.",
+            node.people.lock().len() as u64,
+        );
+        out.one(
             "fanfare_publications_total",
             "counter",
             "Publications accepted.",

@@ -11,6 +11,7 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{HostRules, OriginRules, Policy};
 use fanfare_core::channel::{ChannelName, ChannelPattern};
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::people::People;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{StreamSettings, WebSocketSettings};
@@ -19,6 +20,7 @@ use fanfare_core::stream::{HistoryRules, Resume};
 use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
 use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimits};
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -32,8 +34,9 @@ use crate::engine::{Engine, Mailboxes, MemoryEngine, Once};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
+use crate::shard::command::Commands;
 use crate::shard::mailbox::Mailbox;
-use crate::shard::{Listener, Shard};
+use crate::shard::{Key, Listener, Shard};
 use crate::tls::Acceptor;
 use crate::tokens::Tokens;
 
@@ -56,6 +59,13 @@ const DRAIN_SLICE: Duration = Duration::from_millis(50);
 /// Time after the last session was told, for outboxes and requests to finish.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
+/// Where a connection is: its shard, and its key there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) shard: usize,
+    pub(crate) key: Key,
+}
+
 /// What the shards of a node share. Never changes after the start, but for counters and flags.
 pub struct Node {
     /// The configuration that the node runs with.
@@ -64,6 +74,10 @@ pub struct Node {
     pub publisher: Publisher,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) clock: Clock,
+    /// The users who are here.
+    pub(crate) people: Mutex<People<Place>>,
+    /// What other threads ask of each shard.
+    pub(crate) commands: Vec<Commands>,
     pub(crate) mailboxes: Mailboxes,
     /// Figures.
     pub metrics: Arc<Metrics>,
@@ -164,8 +178,18 @@ impl Node {
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
-            publisher: Publisher::new(Arc::clone(&engine), Arc::clone(&metrics), clock),
+            publisher: Publisher::new(
+                Arc::clone(&engine),
+                Arc::clone(&metrics),
+                clock,
+                rules.policy.clone(),
+            ),
             clock,
+            people: Mutex::new(People::new(
+                config.sessions.user_grace,
+                limits.connections_per_user,
+            )),
+            commands: (0..shards).map(|_| Commands::default()).collect(),
             engine,
             mailboxes,
             metrics,
@@ -285,6 +309,7 @@ impl Node {
             wants_open: false,
             wait: None,
             may_speak: false,
+            wants_users: false,
             grant: None,
         }
     }
@@ -442,6 +467,7 @@ async fn expire_history(node: Arc<Node>) {
             // The lock is free in between.
             tokio::task::yield_now().await;
         }
+        node.people.lock().expire(node.clock.now());
     }
 }
 

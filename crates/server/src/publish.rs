@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use fanfare_core::auth::Policy;
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::publication::Draft;
+use fanfare_core::publication::{Audience, Draft};
 
 use crate::clock::Clock;
 use crate::engine::{Drafts, Engine, Receipt, Receipts};
@@ -15,15 +16,17 @@ pub struct Publisher {
     engine: Arc<dyn Engine>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    policy: Policy,
 }
 
 impl Publisher {
     /// A publisher for this engine.
-    pub fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+    pub fn new(engine: Arc<dyn Engine>, metrics: Arc<Metrics>, clock: Clock, policy: Policy) -> Self {
         Self {
             engine,
             metrics,
             clock,
+            policy,
         }
     }
 
@@ -35,10 +38,15 @@ impl Publisher {
     }
 
     /// Publishes drafts of one app, in order: all or none; and only once under a key `once`.
-    pub fn publish_all(&self, drafts: Drafts, once: Option<&str>) -> Result<Receipts, Refusal> {
+    pub fn publish_all(&self, mut drafts: Drafts, once: Option<&str>) -> Result<Receipts, Refusal> {
         let Some(app) = drafts.first().map(|draft| draft.app) else {
             return Ok(Receipts::new());
         };
+        for draft in &mut drafts {
+            if let Audience::Channels(channels) = &draft.audience {
+                draft.is_secret = channels.iter().any(|channel| self.policy.is_private(channel));
+            }
+        }
         match self.engine.publish(app, drafts, once, self.clock.now()) {
             Ok(receipts) => {
                 if app == fanfare_core::app::AppId::DEFAULT {

@@ -32,7 +32,7 @@ use token::{TokenError, Verifier};
 
 use crate::channel::{ChannelName, ChannelPattern};
 use crate::disconnect::Refusal;
-use crate::user::UserId;
+use crate::user::{self, UserId};
 
 /// A text that must not show up in logs, errors or printed configurations.
 #[derive(Clone, Eq, PartialEq)]
@@ -198,7 +198,7 @@ impl Policy {
 
     /// Whether a channel is one that clients may not listen to without being invited.
     pub fn is_private(&self, channel: &ChannelName) -> bool {
-        is_in(&self.private, channel)
+        is_in(&self.private, channel) || user::is_own_channel(channel)
     }
 
     /// Whether `identity` may do this. The only function that decides it.

@@ -253,6 +253,15 @@ impl Hub {
         })
     }
 
+    /// Whether a session listens to a topic.
+    pub fn listens(&self, slot: Slot, topic: &Topic) -> bool {
+        let Some(Some(member)) = self.members.get(slot as usize) else {
+            return false;
+        };
+        let index = self.apps.get(&member.app).and_then(|app| app.find(topic));
+        member.subscriptions.iter().any(|own| Some(own.topic) == index)
+    }
+
     /// How many topics a session listens to.
     pub fn subscriptions(&self, slot: Slot) -> usize {
         self.members

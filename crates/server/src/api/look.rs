@@ -4,19 +4,23 @@
 //! there is something newer. Every answer is read from the stream at one point of the order, and its
 //! `next` is that point, so nothing falls between two of them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use fanfare_core::app::AppId;
+use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::position::Since;
 use fanfare_core::publication::Reader;
 use fanfare_core::stream::{Replay, Resume};
 use fanfare_core::wire::plain;
 
+use super::people::USERS_LISTED_MAX;
 use super::{Answer, Asking, json};
 use crate::door::{self, Listen};
+use crate::node::Node;
 use crate::shard::{Facts, Shard};
 use crate::tokens;
 
@@ -36,22 +40,19 @@ pub(super) async fn look(
         session,
         user: user.as_ref(),
     };
+    let heard = listen.heard();
     let mut ends_at = None;
     loop {
-        let (replay, listeners) = node.engine.read(
-            AppId::DEFAULT,
-            &listen.channels,
-            listen.resume,
-            reader,
-            node.clock.now(),
-        )?;
+        let replay = node
+            .engine
+            .read(AppId::DEFAULT, &heard, listen.resume, reader, node.clock.now())?;
         let is_news = !replay.entries.is_empty() || replay.is_gap;
         let wait = match listen.resume {
             Resume::Since(_) if !is_news => wait_for(shard, &listen),
             _ => Duration::ZERO,
         };
         if wait.is_zero() {
-            return Ok(document(&listen, &replay, listeners));
+            return Ok(document(node, &listen, &heard, &replay));
         }
         let ends_at = *ends_at.get_or_insert(shard.now() + wait);
         // Behind what was just read, so that nobody is woken by what he is excluded from.
@@ -84,8 +85,9 @@ fn wait_for(shard: &Shard, listen: &Listen) -> Duration {
     left.map_or(wanted, |left| wanted.min(left))
 }
 
-fn document(listen: &Listen, replay: &Replay, listeners: usize) -> Answer {
-    let name = |name: &fanfare_core::channel::ChannelName| serde_json::Value::from(name.as_str()).to_string();
+fn document(node: &Node, listen: &Listen, heard: &[ChannelName], replay: &Replay) -> Answer {
+    let listeners = node.engine.listeners(AppId::DEFAULT, &listen.channels);
+    let name = |name: &ChannelName| serde_json::Value::from(name.as_str()).to_string();
     let channel = match listen.channels.as_slice() {
         [one] => format!("\"channel\":{}", name(one)),
         several => {
@@ -97,17 +99,41 @@ fn document(listen: &Listen, replay: &Replay, listeners: usize) -> Answer {
         .entries
         .iter()
         .map(|entry| {
-            let channel = entry
-                .channels()
-                .iter()
-                .find(|name| listen.channels.contains(name));
+            let channel = entry.channels().iter().find(|name| heard.contains(name));
             plain::meta(entry, channel, &entry.position.to_string())
         })
         .collect();
     let gap = if replay.is_gap { ",\"gap\":true" } else { "" };
+    let users = if listen.wants_users {
+        users(node, &listen.channels)
+    } else {
+        String::new()
+    };
     json(format!(
-        "{{{channel},\"listeners\":{listeners},\"next\":\"{}\"{gap},\"messages\":[{}]}}\n",
+        "{{{channel}{users},\"listeners\":{listeners},\"next\":\"{}\"{gap},\"messages\":[{}]}}\n",
         replay.position,
         messages.join(",")
     ))
+}
+
+/// The users who listen to channels, by id; of very many the first, and how many there are.
+fn users(node: &Node, channels: &[ChannelName]) -> String {
+    let mut named = BTreeSet::new();
+    let mut total = 0;
+    for channel in channels {
+        let (users, count) = node.people.lock().members(channel, USERS_LISTED_MAX);
+        named.extend(users);
+        total += count;
+    }
+    let total = if total > USERS_LISTED_MAX {
+        format!(",\"users_total\":{total}")
+    } else {
+        String::new()
+    };
+    let named: Vec<String> = named
+        .into_iter()
+        .take(USERS_LISTED_MAX)
+        .map(|user| serde_json::Value::from(user.as_str()).to_string())
+        .collect();
+    format!(",\"users\":[{}]{total}", named.join(","))
 }

@@ -22,6 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::wire::http1::{self, Framing, RequestHead, Upgrade};
+use fanfare_core::wire::plain::request::{PlainRequest, Target};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -39,6 +40,7 @@ mod assets;
 mod guarded;
 mod line_io;
 mod look;
+mod people;
 mod speak;
 
 use guarded::{BadHead, Guarded};
@@ -276,12 +278,22 @@ fn with_origin(mut answer: Answer, origin: Option<String>) -> Answer {
 
 /// What the plain door says: listen, look or speak.
 async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
+    if let Some(answer) = people::answer(shard, asking).await {
+        return answer.unwrap_or_else(|refusal| refused(shard, &refusal));
+    }
     let result = match asking.head.method {
         Method::GET | Method::HEAD if asking.asked.wants_stream() => return stream(shard, peer, asking),
         Method::GET | Method::HEAD => look::look(shard, peer, asking).await,
         Method::POST => speak::post(shard, asking).await,
-        _ => match fanfare_core::wire::plain::request::PlainRequest::parse(asking.asked.path, None, 1) {
-            Some(_) => Err(Refusal::MethodNotAllowed { allow: "GET, POST" }),
+        _ => match PlainRequest::parse(asking.asked.path, None, 1) {
+            Some(Ok(PlainRequest {
+                target: Target::Channels(channels),
+                ..
+            })) if asking.head.method == Method::DELETE => people::delete(shard, asking, &channels).await,
+            Some(Err(refusal)) if asking.head.method == Method::DELETE => Err(refusal),
+            Some(_) => Err(Refusal::MethodNotAllowed {
+                allow: "GET, POST, DELETE",
+            }),
             None => Err(not_found()),
         },
     };

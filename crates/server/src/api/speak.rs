@@ -8,15 +8,17 @@ use fanfare_core::auth::{Identity, Operation};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::idempotency::IDEMPOTENCY_KEY_BYTES_MAX;
 use fanfare_core::publication::{Audience, DataKind, Draft};
+use fanfare_core::user::UserId;
 use fanfare_core::wire::plain::batch::{self, BatchLimits};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
+use smallvec::SmallVec;
 
 use super::{Answer, Asking, json, not_found};
 use crate::door::{self, Purpose};
-use crate::engine::{Drafts, Receipt};
+use crate::engine::{Drafts, Receipt, Receipts};
 use crate::node::Node;
 use crate::shard::Shard;
 
@@ -44,6 +46,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
         let mut drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
         for draft in &mut drafts {
             permit(node, &draft.audience, &identity)?;
+            permit_version(draft, &identity)?;
             draft.speaker = identity.user().cloned();
         }
         let receipts = node.publisher.publish_all(drafts.into(), once)?;
@@ -58,8 +61,52 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
         [] => Audience::Everyone,
         channels => Audience::Channels(channels.into()),
     };
+    let receipts = say(shard, asking, &identity, plain, audience, once).await?;
+    Ok(json(
+        receipts
+            .iter()
+            .map(|receipt| format!("{}\n", line(receipt)))
+            .collect(),
+    ))
+}
+
+/// `POST /user/{id}`: to all connections of a person, whatever they listen to.
+pub(super) async fn to_user(
+    shard: &Rc<Shard>,
+    asking: &mut Asking<'_>,
+    user: &UserId,
+) -> Result<Answer, Refusal> {
+    let node = &shard.node;
+    if node.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let identity = door::identify(node, &asking.asked, Purpose::Post)?;
+    // The switches are those of a channel's POST.
+    let plain = PlainRequest::parse("/ch/x", asking.asked.query, 1).ok_or_else(not_found)??;
+    let once = idempotency_key(&asking.head.headers)?.map(|key| own_key(&identity, key));
+    let audience = Audience::Channels(SmallVec::from_iter([user.channel()]));
+    let receipts = say(shard, asking, &identity, plain, audience, once.as_deref()).await?;
+    let connections = node.people.lock().connections(user).len();
+    let id = receipts.first().map(|receipt| receipt.position.to_string());
+    Ok(json(format!(
+        "{{\"id\":\"{}\",\"connections\":{connections}}}\n",
+        id.unwrap_or_default()
+    )))
+}
+
+/// Publishes the body of a request.
+async fn say(
+    shard: &Rc<Shard>,
+    asking: &mut Asking<'_>,
+    identity: &Identity,
+    plain: PlainRequest,
+    audience: Audience,
+    once: Option<&str>,
+) -> Result<Receipts, Refusal> {
+    let (node, fields) = (&shard.node, &asking.head.headers);
+    let limits = &node.config.limits;
     // Permission before the body: who may not speak need not send.
-    permit(node, &audience, &identity)?;
+    permit(node, &audience, identity)?;
     let binary = has_type(fields, b"application/octet-stream");
     let data = body(&mut asking.body, limits.message_bytes_max, "the message", node).await?;
     let kind = if binary || std::str::from_utf8(&data).is_err() {
@@ -71,14 +118,18 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     draft.event = plain.event;
     draft.speaker = identity.user().cloned();
     draft.excluded = plain.session;
+    draft.except = plain.except;
     plain.kept.apply(&mut draft)?;
-    let receipts = node.publisher.publish_all(Drafts::from_iter([draft]), once)?;
-    Ok(json(
-        receipts
-            .iter()
-            .map(|receipt| format!("{}\n", line(receipt)))
-            .collect(),
-    ))
+    permit_version(&draft, identity)?;
+    node.publisher.publish_all(Drafts::from_iter([draft]), once)
+}
+
+/// Versions are the back end's: a client that names a high one would make all that comes later late.
+fn permit_version(draft: &Draft, identity: &Identity) -> Result<(), Refusal> {
+    if draft.version.is_some() && *identity != Identity::Server {
+        return Err(Refusal::Forbidden("version needs the key".into()));
+    }
+    Ok(())
 }
 
 fn line(receipt: &Receipt) -> String {

@@ -200,11 +200,15 @@ impl Engine for MemoryEngine {
         resume: Resume,
         reader: Reader<'_>,
         now: Moment,
-    ) -> Result<(Replay, usize), Refusal> {
+    ) -> Result<Replay, Refusal> {
         let ordered = self.app(app)?.ordered.lock();
-        let streams = &ordered.streams;
-        let listeners = channels.iter().map(|channel| streams.listeners(channel)).sum();
-        Ok((streams.read(channels, resume, reader, now), listeners))
+        Ok(ordered.streams.read(channels, resume, reader, now))
+    }
+
+    fn listeners(&self, app: AppId, channels: &[ChannelName]) -> usize {
+        let Ok(app) = self.app(app) else { return 0 };
+        let streams = &app.ordered.lock().streams;
+        channels.iter().map(|channel| streams.listeners(channel)).sum()
     }
 
     fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) {

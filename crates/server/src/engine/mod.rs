@@ -106,7 +106,7 @@ pub trait Engine: Send + Sync {
     fn leave(&self, app: AppId, shard: usize);
 
     /// What is kept of channels (of announcements, if there are none), for someone who does not
-    /// listen; and how many do.
+    /// listen.
     fn read(
         &self,
         app: AppId,
@@ -114,7 +114,10 @@ pub trait Engine: Send + Sync {
         resume: Resume,
         reader: Reader<'_>,
         now: Moment,
-    ) -> Result<(Replay, usize), Refusal>;
+    ) -> Result<Replay, Refusal>;
+
+    /// How many listen to channels.
+    fn listeners(&self, app: AppId, channels: &[ChannelName]) -> usize;
 
     /// Removes all that is kept of a channel.
     fn clear(&self, app: AppId, channel: &ChannelName, now: Moment);

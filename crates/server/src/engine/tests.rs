@@ -258,12 +258,7 @@ fn channels_are_counted_and_bounded() {
         Refusal::Full
     );
     engine.unsubscribe(APP, 0, &name("a"), now());
-    let listeners = |text| {
-        engine
-            .read(APP, &[name(text)], Resume::Now, Reader::default(), now())
-            .unwrap()
-            .1
-    };
+    let listeners = |text| engine.listeners(APP, &[name(text)]);
     assert_eq!((engine.counts().listened, listeners("a")), (3, 1));
     engine.unsubscribe(APP, 0, &name("a"), now());
     assert_eq!((engine.counts().listened, listeners("a")), (2, 0));

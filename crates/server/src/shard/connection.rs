@@ -14,6 +14,7 @@ use fanfare_core::hub::Slot;
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::Outbox;
 use fanfare_core::session::{Session, SessionId};
+use fanfare_core::user::UserId;
 use http_body::Frame;
 use smallvec::SmallVec;
 
@@ -78,6 +79,13 @@ pub(super) struct Open {
     pub(super) grant: Option<Box<Grant>>,
     pub(super) peer: Option<SocketAddr>,
     pub(super) opened: Moment,
+}
+
+impl Open {
+    /// Whose session it is, if that is known.
+    pub(super) fn user(&self) -> Option<&UserId> {
+        self.grant.as_ref()?.user.as_ref()
+    }
 }
 
 impl Connection {

@@ -52,6 +52,7 @@ use tokio::sync::Notify;
 use crate::line::Line;
 use crate::node::Node;
 
+pub(crate) mod command;
 mod connection;
 mod dirty;
 pub mod mailbox;
@@ -61,6 +62,7 @@ mod timers;
 mod tls;
 mod turn;
 
+pub(crate) use command::What;
 use connection::Connection;
 pub(crate) use connection::Poll;
 pub use connection::StreamBody;

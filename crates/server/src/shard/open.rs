@@ -15,9 +15,11 @@ use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
+use fanfare_core::people;
 use fanfare_core::publication::{Reader, WireForm};
 use fanfare_core::session::{EventStream, LongPoll, PlainWebSocket, Session, SessionId};
 use fanfare_core::stream::Replay;
+use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::{self, HeadError, RequestHead, Upgrade};
 use fanfare_core::wire::websocket::extension::Agreement;
 use fanfare_core::wire::{plain, sse, websocket};
@@ -32,6 +34,7 @@ use crate::door::{self, Asked, Listen};
 use crate::engine::Listening;
 use crate::line::Line;
 use crate::log_gate::Kind;
+use crate::node;
 
 /// What a browser is told to wait before it connects a stream again, at least and in addition at
 /// most.
@@ -315,9 +318,10 @@ impl State {
             None => random_id()?,
         };
         let own = (!listen.echo).then_some(id);
+        let heard = listen.heard();
         let listening = Listening {
             shard: shard.index,
-            channels: &listen.channels,
+            channels: &heard,
             resume: listen.resume,
             reader: Reader {
                 session: own,
@@ -332,16 +336,15 @@ impl State {
             .iter()
             .map(|channel| self.hub.intern(listen.app, channel))
             .collect();
-        for channel in listen.channels {
+        for channel in &heard {
             self.hub
-                .subscribe_after(key.slot, &Topic::Channel(channel), Some(replay.position));
+                .subscribe_after(key.slot, &Topic::Channel(channel.clone()), Some(replay.position));
         }
-        let past = Past::of(
-            &replay,
-            &channels,
-            listen.form,
-            node.config.limits.outbox_bytes_max,
-        );
+        if let Some(user) = listen.user() {
+            self.hub.name(key.slot, user.clone());
+            arrive(shard, key, id, user, &heard);
+        }
+        let past = Past::of(&replay, &heard, listen.form, node.config.limits.outbox_bytes_max);
         let open = Open {
             session,
             id,
@@ -465,6 +468,31 @@ impl Past {
             past.bytes.extend_from_slice(&sse::position(replay.position));
         }
         past
+    }
+}
+
+/// A user's connection is here: in the list of people, and among the members of its channels. If she
+/// has too many, her oldest one is closed, wherever that is.
+fn arrive(shard: &Shard, key: Key, session: SessionId, user: &UserId, channels: &[ChannelName]) {
+    let node = &shard.node;
+    let place = node::Place {
+        shard: shard.index,
+        key,
+    };
+    let mut people = node.people.lock();
+    for channel in channels {
+        people.enter(channel, user);
+    }
+    let connection = people::Connection { place, session };
+    let Some(surplus) = people.arrive(user, connection, node.clock.now()) else {
+        return;
+    };
+    drop(people);
+    let why = "a newer connection of the same user has taken its place (limits.connections_per_user)";
+    let why = Disconnect::Refused(Refusal::Forbidden(why.into()));
+    if let Some(commands) = node.commands.get(surplus.place.shard) {
+        // With too many commands waiting she keeps one more for the moment.
+        let _ = commands.send(super::What::Close(vec![surplus.place.key], why));
     }
 }
 

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::line::Line;
 use crate::log_gate::Kind;
-use crate::node::Node;
+use crate::node::{self, Node};
 
 /// Time for a peer to take its last bytes and close, before the socket is closed anyway.
 pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -56,6 +56,7 @@ impl Shard {
             tokio::select! {
                 () = self.node.mailboxes[self.index].arrived.notified() => {}
                 () = self.work.notified() => {}
+                () = self.node.commands[self.index].arrived.notified() => {}
                 // Cleared before the set is emptied, so that no edge is lost in between.
                 ready = events.readable() => ready?.clear_ready(),
                 _ = ticks.tick() => self.node.metrics.shards[self.index].beat(),
@@ -77,6 +78,7 @@ impl Shard {
             state.flush_budget = FLUSH_BUDGET_FIRST;
         }
         let undelivered = state.deliver(self);
+        state.carry_out_commands(self);
         let events = state.handle_events(self, now);
         state.handle_timers(self, now);
         let unflushed = state.flush(self, now);
@@ -477,6 +479,11 @@ impl State {
             return Ok(());
         };
         let speaker = super::refresh::speaker(shard, open)?;
+        if open.channels.is_empty() {
+            return Err(Refusal::Forbidden(
+                "this connection was removed from its channel".into(),
+            ));
+        }
         let mut draft = Draft::to(open.app, Audience::Channels(open.channels.clone()), kind, data);
         draft.speaker = speaker;
         draft.excluded = (!open.echo).then_some(open.id);
@@ -711,13 +718,24 @@ impl State {
 
     fn leave(&mut self, shard: &Shard, key: Key, open: &super::connection::Open, why: &Disconnect) {
         let node = &shard.node;
+        let user = open.user();
         self.hub.leave(key.slot, |topic| {
             if let fanfare_core::hub::Topic::Channel(channel) = topic {
                 node.engine
                     .unsubscribe(open.app, shard.index, channel, node.clock.now());
+                if let Some(user) = user {
+                    node.people.lock().leave(channel, user);
+                }
             }
         });
         node.engine.leave(open.app, shard.index);
+        if let Some(user) = user {
+            let place = node::Place {
+                shard: shard.index,
+                key,
+            };
+            node.people.lock().depart(user, place, node.clock.now());
+        }
         if open.app == AppId::PROBE {
             return;
         }
@@ -747,7 +765,7 @@ fn read_missing(node: &Node, missing: &Missing) -> Replay {
         Reader::default(),
         node.clock.now(),
     ) {
-        Ok((replay, _)) => replay,
+        Ok(replay) => replay,
         Err(_) => Replay {
             entries: Vec::new(),
             is_gap: true,

@@ -1,7 +1,8 @@
 //! Many messages in one body: NDJSON, one JSON object per line (`plain.md` section 4).
 //!
 //! `{"channel":"orders","data":"…","event":"paid"}`; `base64` instead of `data` for binary,
-//! `channels` instead of `channel` for several, `"*"` for everyone; `key`, `version` and `ttl` as on a
+//! `channels` instead of `channel` for several, `"*"` for everyone, `user` for a person;
+//! `except` for whom it is not; `key`, `version` and `ttl` as on a
 //! single message. All or nothing: one line
 //! that cannot be used refuses the whole body and names the line, so a publisher never has to
 //! find out which half went through.
@@ -19,6 +20,7 @@ use crate::app::AppId;
 use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
 use crate::publication::{Audience, CHANNELS_PER_PUBLICATION_MAX, DataKind, Draft, EventName};
+use crate::user::UserId;
 use crate::wire::plain::EVERYONE;
 use crate::wire::plain::request::{self, Kept};
 
@@ -28,6 +30,8 @@ struct Line {
     channel: Option<String>,
     #[serde(default)]
     channels: Vec<String>,
+    user: Option<String>,
+    except: Option<String>,
     event: Option<String>,
     data: Option<String>,
     base64: Option<String>,
@@ -77,10 +81,12 @@ fn at_line(number: usize, refusal: Refusal) -> Refusal {
 fn parse_line(app: AppId, line: &[u8], limits: &BatchLimits) -> Result<Draft, Refusal> {
     let line: Line = serde_json::from_slice(line)
         .map_err(|error| Refusal::bad_request(format!("not a JSON object as expected ({error})")))?;
-    let names = match (line.channel, line.channels) {
-        (Some(one), several) if several.is_empty() => vec![one],
-        (None, several) if !several.is_empty() => several,
-        _ => return Err(Refusal::bad_request("give either channel or channels")),
+    let user = |text: &str| UserId::new(text).map_err(|error| Refusal::bad_request(error.to_string()));
+    let names = match (line.channel, line.channels, line.user) {
+        (Some(one), several, None) if several.is_empty() => vec![one],
+        (None, several, None) if !several.is_empty() => several,
+        (None, several, Some(id)) if several.is_empty() => vec![user(&id)?.channel().to_string()],
+        _ => return Err(Refusal::bad_request("give one of channel, channels and user")),
     };
     let audience = if names == [EVERYONE] {
         Audience::Everyone
@@ -120,6 +126,7 @@ fn parse_line(app: AppId, line: &[u8], limits: &BatchLimits) -> Result<Draft, Re
     };
     let mut draft = Draft::to(app, audience, kind, data);
     draft.event = event;
+    draft.except = line.except.as_deref().map(user).transpose()?;
     let kept = Kept {
         key: line.key.as_deref().map(request::read_key).transpose()?,
         version: line.version,
@@ -195,7 +202,18 @@ mod tests {
         check(r#"{"channel":"","data":"x"}"#, Err((400, "empty")));
         check(
             r#"{"channel":"a","channels":["b"],"data":"x"}"#,
-            Err((400, "either channel or channels")),
+            Err((400, "one of channel, channels and user")),
+        );
+        check(
+            r#"{"channel":"a","user":"42","data":"x"}"#,
+            Err((400, "one of channel")),
+        );
+        check(r#"{"user":"","data":"x"}"#, Err((400, "user id")));
+        check(r#"{"channel":"a","except":"","data":"x"}"#, Err((400, "user id")));
+        check(r#"{"channel":"a","key":"","data":"x"}"#, Err((400, "key")));
+        check(
+            r#"{"channels":["a","b"],"version":1,"data":"x"}"#,
+            Err((400, "version")),
         );
         check(r#"{"channels":["*","b"],"data":"x"}"#, Err((400, "everyone")));
         check(r#"{"channel":"a","data":7}"#, Err((400, "line 1")));

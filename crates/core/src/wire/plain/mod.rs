@@ -21,6 +21,7 @@ use crate::wire::{sse, websocket};
 
 pub mod batch;
 pub mod credential;
+pub mod person;
 pub mod request;
 
 /// The `channel` of an announcement to everyone, in meta form.

@@ -20,11 +20,16 @@ use crate::publication::{
 };
 use crate::session_id::SessionId;
 use crate::stream::Resume;
+use crate::user::UserId;
 
 /// The channel of `/`: the one that a page hears which names none.
 pub const MAIN: &str = "main";
 
 /// What the path and query of a request name, whatever the method.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of a query, each on or off"
+)]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PlainRequest {
     /// Whom it concerns.
@@ -46,6 +51,10 @@ pub struct PlainRequest {
     /// `key=`, `version=`, `ttl=`: on a POST, what it is about, of which version, and for how many
     /// seconds it may be given to those who come back.
     pub kept: Kept,
+    /// `users=1`: name the users who listen, in the channel's document.
+    pub users: bool,
+    /// `except=`: on a POST, a user who shall not hear it.
+    pub except: Option<UserId>,
     /// `wait=`: seconds for which a long poll waits, instead of the usual time.
     pub wait_seconds: Option<u32>,
 }
@@ -118,11 +127,12 @@ impl PlainRequest {
             session: None,
             open: false,
             kept: Kept::default(),
+            users: false,
+            except: None,
             wait_seconds: None,
         };
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (key, value) = (decode_form(key)?, decode_form(value)?);
+        for pair in pairs(query) {
+            let (key, value) = pair?;
             match key.as_ref() {
                 "name" if named_by_path => {
                     return Err(Refusal::bad_request(
@@ -144,6 +154,11 @@ impl PlainRequest {
                     request.session = Some(id.ok_or_else(|| {
                         Refusal::bad_request("session is 32 hexadecimal digits, drawn at random")
                     })?);
+                }
+                "users" => request.users = switch("users", &value)?,
+                "except" => {
+                    let user = UserId::new(&value);
+                    request.except = Some(user.map_err(|error| Refusal::bad_request(error.to_string()))?);
                 }
                 "open" => request.open = switch("open", &value)?,
                 "key" => request.kept.key = Some(read_key(&value)?),
@@ -228,7 +243,8 @@ impl PlainRequest {
     }
 }
 
-fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
+/// Percent-decodes a part of a path.
+pub(super) fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if has_broken_escape(text) {
         return Err(Refusal::bad_request(
             "a % in a URL must be followed by two hexadecimal digits",
@@ -237,6 +253,14 @@ fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     percent_decode_str(text)
         .decode_utf8()
         .map_err(|_| Refusal::bad_request("a name or parameter is not UTF-8 after percent-decoding"))
+}
+
+/// The parameters of a query, decoded.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = Result<(Cow<'_, str>, Cow<'_, str>), Refusal>> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Ok((decode_form(key)?, decode_form(value)?))
+    })
 }
 
 pub(super) fn decode_form(text: &str) -> Result<Cow<'_, str>, Refusal> {

@@ -1,0 +1,182 @@
+//! People: speaking to a user, whether she is here, sending her away, and letting her connections
+//! join or leave a channel. All of it is for the back end.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use fanfare_core::app::AppId;
+use fanfare_core::auth::{Identity, Operation};
+use fanfare_core::channel::ChannelName;
+use fanfare_core::disconnect::{Disconnect, Refusal};
+use fanfare_core::user::UserId;
+use fanfare_core::wire::plain::person::PersonRequest;
+use http::Method;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Answer, Asking, json, not_found, speak};
+use crate::door::{self, Purpose};
+use crate::node::Node;
+use crate::shard::{Key, Shard, What};
+
+/// Users whose names one answer has.
+pub(super) const USERS_LISTED_MAX: usize = 10_000;
+
+/// Answers a request about people. `None`: it is none.
+pub(super) async fn answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Option<Result<Answer, Refusal>> {
+    let request = PersonRequest::parse(asking.asked.path, asking.asked.query)?;
+    let method = asking.head.method.clone();
+    // A channel may be called so; only these methods say nothing to a channel itself.
+    let is_in_channel = matches!(request, Ok(PersonRequest::InChannel { .. }));
+    if is_in_channel && !matches!(method, Method::PUT | Method::DELETE) {
+        return None;
+    }
+    Some(match request {
+        Ok(request) => answer_to(shard, asking, &method, request).await,
+        Err(refusal) => Err(refusal),
+    })
+}
+
+async fn answer_to(
+    shard: &Rc<Shard>,
+    asking: &mut Asking<'_>,
+    method: &Method,
+    request: PersonRequest,
+) -> Result<Answer, Refusal> {
+    let node = &shard.node;
+    if let (&Method::POST, PersonRequest::One { user, .. }) = (method, &request) {
+        return speak::to_user(shard, asking, user).await;
+    }
+    let identity = door::identify(node, &asking.asked, Purpose::Post)?;
+    match (method, request) {
+        (&Method::GET | &Method::HEAD, PersonRequest::One { user, .. }) => {
+            permit(node, &identity, Operation::Presence, &user)?;
+            Ok(json(format!("{}\n", presence(node, &user))))
+        }
+        (&Method::GET | &Method::HEAD, PersonRequest::Several(users)) => {
+            for user in &users {
+                permit(node, &identity, Operation::Presence, user)?;
+            }
+            let all: Vec<String> = users.iter().map(|user| presence(node, user)).collect();
+            Ok(json(format!("{{\"users\":[{}]}}\n", all.join(","))))
+        }
+        (&Method::DELETE, PersonRequest::One { user, connection }) => {
+            permit(node, &identity, Operation::Terminate, &user)?;
+            let only = |session: &str| connection.as_deref().is_none_or(|wanted| wanted == session);
+            let why = Disconnect::Refused(Refusal::Forbidden("disconnected by the back end".into()));
+            let close = |keys| What::Close(keys, why.clone());
+            connections(node, &user, only, close).await
+        }
+        (&Method::PUT, PersonRequest::InChannel { channel, user }) => {
+            node.rules
+                .policy
+                .permit(&channel, Operation::Terminate, &identity)?;
+            let join = |keys| What::Join(keys, channel.clone());
+            connections(node, &user, |_| true, join).await
+        }
+        (&Method::DELETE, PersonRequest::InChannel { channel, user }) => {
+            node.rules
+                .policy
+                .permit(&channel, Operation::Terminate, &identity)?;
+            let leave = |keys| What::Leave(keys, channel.clone());
+            connections(node, &user, |_| true, leave).await
+        }
+        (_, PersonRequest::One { .. }) => Err(Refusal::MethodNotAllowed {
+            allow: "GET, POST, DELETE",
+        }),
+        (_, PersonRequest::Several(_)) => Err(Refusal::MethodNotAllowed { allow: "GET" }),
+        (_, PersonRequest::InChannel { .. }) => Err(Refusal::MethodNotAllowed { allow: "PUT, DELETE" }),
+    }
+}
+
+/// `DELETE /ch/{channel}`: empties it, and sends whoever listens away.
+pub(super) async fn delete(
+    shard: &Rc<Shard>,
+    asking: &Asking<'_>,
+    channels: &[ChannelName],
+) -> Result<Answer, Refusal> {
+    let node = &shard.node;
+    let identity = door::identify(node, &asking.asked, Purpose::Post)?;
+    let [channel] = channels else {
+        return Err(not_found());
+    };
+    node.rules
+        .policy
+        .permit(channel, Operation::Terminate, &identity)?;
+    node.engine.clear(AppId::DEFAULT, channel, node.clock.now());
+    let mut answers = Vec::new();
+    for commands in &node.commands {
+        let why = Disconnect::Deleted;
+        answers.push(commands.send(What::CloseListeners(AppId::DEFAULT, channel.clone(), why))?);
+    }
+    let mut count = 0;
+    for answer in answers {
+        count += answer.await.unwrap_or(0);
+    }
+    Ok(json(format!("{{\"listeners\":{count}}}\n")))
+}
+
+/// Whether this may be done to a user: decided by her own channel.
+fn permit(node: &Node, identity: &Identity, operation: Operation, user: &UserId) -> Result<(), Refusal> {
+    let own = user.channel();
+    node.rules.policy.permit(&own, operation, identity)
+}
+
+/// What is known of a user, as one JSON object.
+fn presence(node: &Node, user: &UserId) -> String {
+    let id = serde_json::Value::from(user.as_str());
+    match node.people.lock().presence(user) {
+        None => format!("{{\"user\":{id},\"online\":false,\"connections\":0}}"),
+        Some(presence) => {
+            let since = timestamp(presence.since.as_millis());
+            let connections = presence.connections;
+            format!("{{\"user\":{id},\"online\":true,\"connections\":{connections},\"since\":\"{since}\"}}")
+        }
+    }
+}
+
+/// A time of the engine's clock, in UTC, to the second.
+fn timestamp(unix_millis: u64) -> String {
+    let seconds = i64::try_from(unix_millis / 1_000).unwrap_or(i64::MAX);
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+/// Does something to the connections of a user, on whatever shard they are, and answers to how many.
+async fn connections(
+    node: &Node,
+    user: &UserId,
+    only: impl Fn(&str) -> bool,
+    what: impl Fn(Vec<Key>) -> What,
+) -> Result<Answer, Refusal> {
+    let mut by_shard: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+    for connection in node.people.lock().connections(user) {
+        if only(&connection.session.to_string()) {
+            let place = connection.place;
+            by_shard.entry(place.shard).or_default().push(place.key);
+        }
+    }
+    let mut answers = Vec::new();
+    for (shard, keys) in by_shard {
+        if let Some(commands) = node.commands.get(shard) {
+            answers.push(commands.send(what(keys))?);
+        }
+    }
+    let mut count = 0;
+    for answer in answers {
+        count += answer.await.unwrap_or(0);
+    }
+    Ok(json(format!("{{\"connections\":{count}}}\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_utc_to_the_second() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
+        assert_eq!(timestamp(1_795_000_000_999), "2026-11-18T11:06:40Z");
+    }
+}

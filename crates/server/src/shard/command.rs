@@ -1,0 +1,162 @@
+//! What other threads ask of a shard: to end sessions, and to let them join or leave channels.
+//!
+//! Publications do not come this way. A command is carried out in the shard's own turn, in the order
+//! in which they were sent, and answered with how many sessions it concerned: when the answer is
+//! there, it is in effect, so a publication that is sent then meets the new subscriptions.
+
+use std::collections::VecDeque;
+
+use fanfare_core::app::AppId;
+use fanfare_core::channel::ChannelName;
+use fanfare_core::disconnect::{Disconnect, Refusal};
+use fanfare_core::hub::Topic;
+use fanfare_core::publication::Reader;
+use fanfare_core::session::Session;
+use fanfare_core::stream::Resume;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::connection::Stage;
+use super::{Key, Shard, State};
+use crate::engine::Listening;
+
+/// Commands that may wait for one shard. At the limit whoever sends one is told to try again.
+const COMMANDS_MAX: usize = 1_024;
+
+/// What to do, and whom to tell how many sessions it was done to.
+pub(crate) struct Command {
+    pub(crate) what: What,
+    pub(crate) done: oneshot::Sender<usize>,
+}
+
+/// See [`Command`]. Keys of sessions that are gone are skipped.
+pub(crate) enum What {
+    /// End these sessions.
+    Close(Vec<Key>, Disconnect),
+    /// End whatever listens to a channel.
+    CloseListeners(AppId, ChannelName, Disconnect),
+    /// Let these sessions hear a channel too.
+    Join(Vec<Key>, ChannelName),
+    /// Let them hear it no more.
+    Leave(Vec<Key>, ChannelName),
+}
+
+/// The commands that wait for one shard.
+#[derive(Default)]
+pub(crate) struct Commands {
+    queue: Mutex<VecDeque<Command>>,
+    /// Woken when there is a command.
+    pub(crate) arrived: Notify,
+}
+
+impl Commands {
+    /// Sends a command; the number of sessions comes when it was carried out.
+    pub(crate) fn send(&self, what: What) -> Result<oneshot::Receiver<usize>, Refusal> {
+        let (done, answer) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        if queue.len() >= COMMANDS_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        queue.push_back(Command { what, done });
+        drop(queue);
+        self.arrived.notify_one();
+        Ok(answer)
+    }
+
+    fn take(&self) -> VecDeque<Command> {
+        std::mem::take(&mut *self.queue.lock())
+    }
+}
+
+impl State {
+    /// Carries out all commands that wait.
+    pub(super) fn carry_out_commands(&mut self, shard: &Shard) {
+        for command in shard.node.commands[shard.index].take() {
+            let count = match command.what {
+                What::Close(keys, why) => self.close_sessions(shard, keys, &why),
+                What::CloseListeners(app, channel, why) => {
+                    let slots = self.hub.subscribers(app, &Topic::Channel(channel));
+                    let key = |slot| Some(self.connections.get(slot as usize)?.key(slot));
+                    let keys: Vec<Key> = slots.into_iter().filter_map(key).collect();
+                    self.close_sessions(shard, keys, &why)
+                }
+                What::Join(keys, channel) => {
+                    let joins = keys.into_iter().map(|key| self.join(shard, key, &channel));
+                    joins.filter(|joined| *joined).count()
+                }
+                What::Leave(keys, channel) => {
+                    let leaves = keys.into_iter().map(|key| self.unjoin(shard, key, &channel));
+                    leaves.filter(|left| *left).count()
+                }
+            };
+            // Whoever asked may have gone; it is done nevertheless.
+            let _ = command.done.send(count);
+        }
+    }
+
+    fn close_sessions(&mut self, shard: &Shard, keys: Vec<Key>, why: &Disconnect) -> usize {
+        let mut count = 0;
+        for key in keys {
+            let is_open = self
+                .get(key)
+                .is_some_and(|connection| matches!(connection.stage, Stage::Open(_)));
+            if is_open {
+                self.close_session(shard, key, why.clone());
+                count += 1;
+            }
+        }
+        count
+    }
+
+    fn join(&mut self, shard: &Shard, key: Key, channel: &ChannelName) -> bool {
+        let node = &shard.node;
+        let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
+            return false;
+        };
+        // A long poll is over before anybody would notice.
+        if matches!(open.session, Session::LongPoll(_)) {
+            return false;
+        }
+        let (app, user) = (open.app, open.user().cloned());
+        let topic = Topic::Channel(self.hub.intern(app, channel));
+        if self.hub.listens(key.slot, &topic) {
+            return true;
+        }
+        if self.hub.subscriptions(key.slot) >= node.config.limits.subscriptions_max {
+            return false;
+        }
+        let listening = Listening {
+            shard: shard.index,
+            channels: std::slice::from_ref(channel),
+            resume: Resume::Now,
+            reader: Reader::default(),
+        };
+        let Ok(replay) = node.engine.subscribe(app, &listening, node.clock.now()) else {
+            return false;
+        };
+        self.hub.subscribe_after(key.slot, &topic, Some(replay.position));
+        if let Some(user) = user {
+            node.people.lock().enter(channel, &user);
+        }
+        true
+    }
+
+    fn unjoin(&mut self, shard: &Shard, key: Key, channel: &ChannelName) -> bool {
+        let node = &shard.node;
+        let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
+            return false;
+        };
+        // Who does not hear a channel any more does not speak on it either.
+        open.channels.retain(|own| own != channel);
+        let (app, user) = (open.app, open.user().cloned());
+        if !self.hub.unsubscribe(key.slot, &Topic::Channel(channel.clone())) {
+            return false;
+        }
+        node.engine
+            .unsubscribe(app, shard.index, channel, node.clock.now());
+        if let Some(user) = user {
+            node.people.lock().leave(channel, &user);
+        }
+        true
+    }
+}
