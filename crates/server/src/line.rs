@@ -288,7 +288,7 @@ impl WriteVectored for Plain<'_> {
             return self.socket.write(one);
         }
         let len: usize = slices.iter().map(|slice| slice.len()).sum();
-        if len > GATHERED_BYTES_MAX {
+        if len > GATHERED_BYTES_MAX.min(self.scratch.len()) {
             return self.socket.write_vectored(slices);
         }
         self.socket.write(gather(slices, self.scratch))
@@ -307,11 +307,14 @@ impl WriteVectored for Encrypting<'_> {
         if !self.tls.pump(&mut self.socket)? {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let count = if let [one] = slices {
-            self.tls.encrypt(one)?
-        } else {
-            let room = self.scratch.get_mut(..PLAINTEXT_MAX).unwrap_or_default();
-            self.tls.encrypt(gather(slices, room))?
+        let room = PLAINTEXT_MAX.min(self.scratch.len());
+        let count = match slices {
+            // While something is read, the room is in use.
+            [first, ..] if slices.len() == 1 || room == 0 => self.tls.encrypt(first)?,
+            _ => {
+                let room = self.scratch.get_mut(..room).unwrap_or_default();
+                self.tls.encrypt(gather(slices, room))?
+            }
         };
         self.tls.pump(&mut self.socket)?;
         Ok(count)

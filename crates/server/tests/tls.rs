@@ -531,7 +531,12 @@ async fn an_end_in_order_is_said_in_tls() {
         let mut got = Vec::new();
         let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut got)).await;
         let said = String::from_utf8_lossy(last);
-        assert!(read.unwrap().is_ok(), "cut off behind {said:?}");
+        let read = read.unwrap();
+        assert!(
+            read.is_ok(),
+            "cut off behind {said:?}: {read:?}, got {}",
+            String::from_utf8_lossy(&got)
+        );
         let found = got.windows(expected.len()).any(|part| part == expected);
         assert!(found, "{}", String::from_utf8_lossy(&got));
     }
