@@ -288,6 +288,9 @@ impl Outbox {
             self.pending_bytes = 0;
             self.front_written = 0;
             self.front = Bytes::new();
+            if self.rest.is_empty() {
+                return;
+            }
             self.rest.clear();
             self.tags = None;
             return self.give_back();

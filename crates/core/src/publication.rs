@@ -298,11 +298,6 @@ impl Entry {
         !is_excluded && !is_except
     }
 
-    /// Whether anybody is left out.
-    pub fn leaves_out(&self) -> bool {
-        self.excluded.is_some() || self.except.is_some()
-    }
-
     /// The channels; none for an announcement to everyone.
     pub fn channels(&self) -> &[ChannelName] {
         match &self.audience {

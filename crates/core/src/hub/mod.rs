@@ -393,7 +393,9 @@ impl Hub {
         };
         let single = last.places().len() == 1 && app.patterns.is_empty() && app.all.is_none();
         let for_all = Some(last.offset) > app.begun;
-        let leaves_out = run.iter().any(|publication| publication.leaves_out());
+        // Sessions that are left out are many where people talk; users are rare.
+        let excluded: SmallVec<[SessionId; 4]> = run.iter().filter_map(|one| one.excluded).collect();
+        let has_except = run.iter().any(|publication| publication.except.is_some());
         let members = &mut self.members;
         let mut count = 0;
         for (at, place) in last.places().iter().enumerate() {
@@ -418,7 +420,7 @@ impl Hub {
                         form: *form,
                         channel: Some(name),
                     };
-                    if single && for_all && !leaves_out {
+                    if single && for_all && excluded.is_empty() && !has_except {
                         count += slots.len() * run.len();
                         slots.iter().for_each(|&slot| queue(slot, parcel));
                         continue;
@@ -436,7 +438,9 @@ impl Hub {
                         if !single {
                             member.stamp = Some(last.offset);
                         }
-                        if !leaves_out || run.iter().all(|one| one.is_for(member.reader())) {
+                        let is_left_out = excluded.contains(&member.id)
+                            || (has_except && !run.iter().all(|one| one.is_for(member.reader())));
+                        if !is_left_out {
                             count += run.len();
                             queue(slot, parcel);
                             continue;
