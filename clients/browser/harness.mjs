@@ -4,6 +4,7 @@
 
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
+import { connect, createServer } from 'node:net';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
@@ -78,9 +79,47 @@ export async function openPage(browser, url) {
   return page;
 }
 
+/**
+ * Stands between browsers and the server at `target`, and does what networks do. `cut()` ends every
+ * connection and lets no other in until `mend()`. Requests whose head matches `blocked` are answered 403.
+ */
+export async function startProxy(target) {
+  const sockets = new Set();
+  let isCut = false;
+  const listener = createServer((near) => {
+    if (isCut) return near.destroy();
+    const [host, port] = proxy.target.split(':');
+    const far = connect(Number(port), host);
+    for (const [one, other] of [[near, far], [far, near]]) {
+      sockets.add(one);
+      one.on('error', () => {});
+      one.on('close', () => { sockets.delete(one); other.destroy(); });
+    }
+    far.pipe(near);
+    near.on('data', (bytes) => {
+      const text = bytes.toString('latin1');
+      if (!proxy.blocked || !/^(GET|POST) /.test(text) || !proxy.blocked.test(text)) return far.write(bytes);
+      near.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n');
+    });
+  }).listen(0, '127.0.0.1');
+  await once(listener, 'listening');
+  const cut = () => {
+    isCut = true;
+    for (const socket of sockets) socket.destroy();
+  };
+  const proxy = {
+    target,
+    blocked: null,
+    address: `127.0.0.1:${listener.address().port}`,
+    cut,
+    mend() { isCut = false; },
+    stop() { cut(); listener.close(); },
+  };
+  return proxy;
+}
+
 /** A free port of this machine. */
 export async function freePort() {
-  const { createServer } = await import('node:net');
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address();

@@ -13,7 +13,7 @@ async function listen(page, channel, transport) {
   await page.waitForSelector(`[data-testid=listen-list] :text("${channel}")`);
 }
 
-for (const transport of ['websocket', 'sse']) {
+for (const transport of ['websocket', 'sse', 'poll']) {
   test(`listen by ${transport} and speak by POST`, async (t) => {
     const fanfare = await startFanfare();
     t.after(() => fanfare.stop());

@@ -8,7 +8,7 @@
   const CHANNELS_MAX = 20;
   const STREAMS_MAX = 4; // a browser has six HTTP/1.1 connections to a server, and a POST needs one
   const ANSWER_MS_MAX = 10_000;
-  const TRANSPORT_NAMES = { websocket: "WebSocket", sse: "SSE" };
+  const TRANSPORT_NAMES = { websocket: "WebSocket", sse: "SSE", poll: "Long poll" };
 
   // The look, before anything is drawn.
 
@@ -75,11 +75,11 @@
   function listen(name, transport) {
     const row = rows.get(name) ?? addRow(name);
     if (!row) return;
-    if (transport === "sse" && !(row.wanted && row.transport === "sse")) {
-      const streams = [...rows.values()].filter(other => other !== row && other.wanted && other.transport === "sse");
+    if (transport !== "websocket" && !(row.wanted && row.transport !== "websocket")) {
+      const streams = [...rows.values()].filter(other => other !== row && other.wanted && other.transport !== "websocket");
       if (streams.length >= STREAMS_MAX) {
         if (!row.fanfare) removeRow(row);
-        return note(`At most ${STREAMS_MAX} SSE streams here: a browser opens six HTTP/1.1 connections to a server, and a POST needs one.`);
+        return note(`At most ${STREAMS_MAX} SSE streams and long polls here: a browser opens six HTTP/1.1 connections to a server, and a POST needs one.`);
       }
     }
     note("");
@@ -88,7 +88,7 @@
     row.transport = transport;
     row.wanted = true;
     show(row, "connecting");
-    const transports = transport === "sse" ? ["sse"] : ["websocket", "sse"];
+    const transports = transport === "websocket" ? ["websocket", "sse", "poll"] : [transport];
     const fanfare = row.fanfare = new Fanfare(channelPath(name), { meta: true, transports });
     fanfare.onopen = () => show(row, "open");
     fanfare.onmessage = enqueue;

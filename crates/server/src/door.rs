@@ -72,7 +72,8 @@ pub(crate) struct Listen {
     /// Time for which a long poll waits, if it says so.
     pub(crate) wait: Option<Duration>,
     pub(crate) may_speak: bool,
-    /// What a token granted; `None` for who came without one.
+    /// What a token granted, or nothing if there is no key to check it with; `None` for who came
+    /// without one.
     pub(crate) grant: Option<Grant>,
     /// Whether the users who listen are to be named, which is permitted.
     pub(crate) wants_users: bool,
@@ -195,6 +196,9 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
     let may_speak = websocket && may_speak(policy, channels, identity.over_a_connection());
     let grant = match identity {
         Identity::Client(grant) if !grant.is_anonymous() => Some(grant),
+        // There is no key, so tokens are not looked at; but the next one that this peer sends is no
+        // message either.
+        Identity::Server if shows_token(asked) => Some(Grant::default()),
         Identity::Client(_) | Identity::Server => None,
     };
     if let Some(grant) = grant.as_ref().filter(|_| websocket || asked.wants_stream()) {
@@ -225,6 +229,12 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
         grant,
         wants_users: parsed.users,
     })
+}
+
+/// Whether `?token=` is what shows who asks.
+fn shows_token(asked: &Asked<'_>) -> bool {
+    let carried = Carried::find(asked.authorization, asked.query, std::iter::empty());
+    matches!(carried, Ok(Carried::Token(_)))
 }
 
 /// Whether a client with this grant may speak on all the channels of a connection: one message

@@ -275,6 +275,25 @@ async fn without_a_token_or_meta_form_a_text_is_a_message() {
     }
 }
 
+/// Or a page that renews its token would tell it to everybody during development.
+#[tokio::test]
+async fn without_a_key_a_fresh_token_is_not_relayed_either() {
+    let server = Server::start(&[]);
+    for (path, may_speak) in [
+        ("/?meta=1&echo=1&token=t", true),
+        ("/ch/private/x?meta=1&token=t", false),
+    ] {
+        let mut peer = server.websocket(path).await;
+        peer.say(r#"{"token":"u"}"#).await;
+        peer.say("said").await;
+        match peer.hear().await {
+            Said::Text(heard) if may_speak => assert!(heard.contains("said"), "{heard}"),
+            Said::Close(4403, _) if !may_speak => {}
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
 /// Signs with a key of an identity provider.
 struct Signer {
     id: String,
