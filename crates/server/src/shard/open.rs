@@ -318,6 +318,8 @@ impl State {
             None => random_id()?,
         };
         let own = (!listen.echo).then_some(id);
+        // Who wants its echo is never left out, live as in a replay: nothing is excluded from this name.
+        let name = if listen.echo { random_id()? } else { id };
         let heard = listen.heard();
         let listening = Listening {
             shard: shard.index,
@@ -330,7 +332,7 @@ impl State {
         };
         let replay = node.engine.subscribe(listen.app, &listening, node.clock.now())?;
         node.engine.join(listen.app, shard.index);
-        self.hub.join(key.slot, id, listen.app, listen.form);
+        self.hub.join(key.slot, name, listen.app, listen.form);
         let channels: SmallVec<[ChannelName; 1]> = listen
             .channels
             .iter()
