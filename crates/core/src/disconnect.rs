@@ -63,6 +63,9 @@ pub enum Refusal {
     /// A queue on the way to the subscribers is full; nothing was ordered, so nothing is lost.
     #[error("busy: the publication was not accepted, try again")]
     Overloaded,
+    /// The publication could not be written to disk; it was not ordered, so nothing is lost.
+    #[error("the publication could not be stored and was not accepted, try again")]
+    Storage,
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -86,7 +89,7 @@ impl Refusal {
             Self::TooLarge { .. } => 413,
             Self::WrongHost(_) => 421,
             Self::LostUpgrade => 426,
-            Self::Full | Self::Overloaded | Self::Draining => 503,
+            Self::Full | Self::Overloaded | Self::Storage | Self::Draining => 503,
         }
     }
 
@@ -99,7 +102,7 @@ impl Refusal {
             Self::NotFound(_) => 4404,
             Self::TooSlow => 4408,
             Self::TooLarge { .. } => 1009,
-            Self::Full | Self::Overloaded => 1013,
+            Self::Full | Self::Overloaded | Self::Storage => 1013,
             Self::Draining => 1012,
         }
     }
@@ -119,6 +122,7 @@ impl Refusal {
             Self::LostUpgrade => "lost_upgrade",
             Self::Full => "full",
             Self::Overloaded => "overloaded",
+            Self::Storage => "storage",
             Self::Draining => "draining",
         }
     }
@@ -127,7 +131,7 @@ impl Refusal {
     pub fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Self::Overloaded => Some(1),
-            Self::Full | Self::Draining => Some(5),
+            Self::Full | Self::Storage | Self::Draining => Some(5),
             _ => None,
         }
     }
@@ -288,6 +292,7 @@ mod tests {
             1009,
         );
         check(&Refusal::Full, 503, 1013);
+        check(&Refusal::Storage, 503, 1013);
         check(&Refusal::Draining, 503, 1012);
         assert_eq!(Refusal::LostUpgrade.status(), 426);
     }

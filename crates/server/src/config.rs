@@ -19,6 +19,7 @@ use fanfare_core::wire::websocket::deflate::DeflateSettings;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use crate::disk::DiskSettings;
 use crate::tokens::TokenSettings;
 
 mod print;
@@ -26,7 +27,7 @@ mod print;
 #[cfg(test)]
 use print::described;
 pub use print::{defaults_as_toml, shown};
-use print::{fresh_key, key_needed};
+use print::{distance, fresh_key, key_needed};
 
 /// Most shards of one node: a set of shards is one 64-bit word.
 pub const SHARDS_MAX: usize = 64;
@@ -83,8 +84,11 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_previous: Option<Secret>,
 
-    /// Where publications get their order: `memory`. Default memory.
+    /// `memory`, or `disk`, which has what is kept again after a restart. Default memory.
     pub engine: String,
+
+    /// Folder for what the disk engine writes; one process has it at a time. Default fanfare-data.
+    pub data_dir: std::path::PathBuf,
 
     /// Threads that own connections; 0 means one per core. At most 64. Default 0.
     pub shards: usize,
@@ -108,6 +112,9 @@ pub struct Config {
 
     /// What is kept, for those who come back.
     pub history: History,
+
+    /// What the disk engine promises.
+    pub disk: DiskSettings,
 
     /// Timing of sessions.
     pub sessions: Sessions,
@@ -298,6 +305,7 @@ impl Default for Config {
             key: None,
             key_previous: None,
             engine: "memory".to_owned(),
+            data_dir: "fanfare-data".into(),
             shards: 0,
             origins: Vec::new(),
             hosts: Vec::new(),
@@ -305,6 +313,7 @@ impl Default for Config {
             log: Log::default(),
             channels: Channels::default(),
             history: History::default(),
+            disk: DiskSettings::default(),
             sessions: Sessions::default(),
             compression: Compression::default(),
             tokens: TokenSettings::default(),
@@ -562,22 +571,6 @@ fn inline(text: &str) -> Option<toml::Value> {
     table.remove("value")
 }
 
-/// Levenshtein distance: how many letters differ.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let next = (diagonal + usize::from(x != *y))
-                .min(row[j] + 1)
-                .min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], next);
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 impl Config {
     /// How many shards to start.
     pub fn shard_count(&self) -> usize {
@@ -691,11 +684,9 @@ impl Config {
                 }
             }
         }
-        if self.engine != "memory" {
-            return Err(ConfigError(format!(
-                "engine: this version has \"memory\", not {:?}",
-                self.engine
-            )));
+        if !matches!(self.engine.as_str(), "memory" | "disk") {
+            let has = "engine: this version has \"memory\" and \"disk\"";
+            return Err(ConfigError(format!("{has}, not {:?}", self.engine)));
         }
         if self.shards > SHARDS_MAX {
             return Err(ConfigError(format!(

@@ -1,6 +1,7 @@
 //! Layers in, a configuration or a sentence out.
 
 use super::*;
+use crate::disk::Sync;
 
 fn sources(file: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Sources {
     Sources {
@@ -175,6 +176,29 @@ fn tls_beside_the_plain_port_or_instead_of_it() {
         &[("FANFARE_TLS_CERT", &many), ("FANFARE_TLS_KEY", &many)],
         &["tls.cert", "64"],
     );
+}
+
+#[test]
+fn what_the_disk_engine_promises() {
+    check("engine = \"disk\"", &[("FANFARE_DATA_DIR", "x/y")], &[], |c| {
+        c.engine = "disk".to_owned();
+        c.data_dir = "x/y".into();
+    });
+    for (text, sync) in [
+        ("always", Sync::Always),
+        ("never", Sync::Never),
+        ("250ms", Sync::Every(Duration::from_millis(250))),
+    ] {
+        check("", &[("FANFARE_DISK_SYNC", text)], &[], |c| c.disk.sync = sync);
+    }
+    for text in ["", "0s", "sometimes"] {
+        check_refused(
+            "",
+            &[("FANFARE_DISK_SYNC", text)],
+            &["FANFARE_DISK_SYNC", "always"],
+        );
+    }
+    check_refused("engine = \"tape\"", &[], &["engine", "memory", "disk", "tape"]);
 }
 
 #[test]

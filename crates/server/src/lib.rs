@@ -10,6 +10,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod disk;
 mod door;
 pub mod engine;
 mod health;

@@ -15,6 +15,7 @@ use fanfare_core::wire::websocket::deflate;
 use parking_lot::Mutex;
 use rustls::ProtocolVersion;
 
+use crate::engine::JournalCounts;
 use crate::node::Node;
 
 /// A number that only rises.
@@ -401,6 +402,9 @@ impl Metrics {
         ] {
             out.one(name, kind, help, value as u64);
         }
+        if let Some(counts) = node.engine.journal_counts() {
+            render_journal(&mut out, &counts);
+        }
         out.one(
             "fanfare_replayed_total",
             "counter",
@@ -591,6 +595,67 @@ impl Metrics {
         out.line(name, "reason", "size", sum(|d| &d.refused_size));
         out.line(name, "reason", "ratio", sum(|d| &d.refused_ratio));
     }
+}
+
+fn render_journal(out: &mut Exposition, counts: &JournalCounts) {
+    for (name, kind, help, value) in [
+        (
+            "fanfare_disk_bytes",
+            "gauge",
+            "Bytes of the history on disk.",
+            counts.bytes,
+        ),
+        (
+            "fanfare_disk_bytes_max",
+            "gauge",
+            "Limit of the bytes of the history on disk.",
+            counts.bytes_max,
+        ),
+        (
+            "fanfare_disk_records",
+            "gauge",
+            "Records of the history on disk.",
+            counts.records,
+        ),
+        (
+            "fanfare_disk_writes_total",
+            "counter",
+            "Writes to disk; a batch is one.",
+            counts.writes,
+        ),
+        (
+            "fanfare_disk_writes_failed_total",
+            "counter",
+            "Writes to disk that failed: what was published was refused.",
+            counts.writes_failed,
+        ),
+        (
+            "fanfare_disk_syncs_total",
+            "counter",
+            "Times at which the disk was asked to make last what was written.",
+            counts.syncs,
+        ),
+        (
+            "fanfare_disk_syncs_failed_total",
+            "counter",
+            "Of these, the ones that failed.",
+            counts.syncs_failed,
+        ),
+        (
+            "fanfare_disk_unreadable_total",
+            "counter",
+            "Damaged places met in the files of the history.",
+            counts.unreadable,
+        ),
+    ] {
+        out.one(name, kind, help, value);
+    }
+    out.seconds(
+        "fanfare_disk_sync_seconds_total",
+        "counter",
+        "Time that those took.",
+        counts.sync_nanos,
+    );
 }
 
 struct Exposition(String);

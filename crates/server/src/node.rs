@@ -15,7 +15,7 @@ use fanfare_core::people::People;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{StreamSettings, WebSocketSettings};
-use fanfare_core::stream::app::Shared;
+use fanfare_core::stream::app::{AppStreams, Shared};
 use fanfare_core::stream::{HistoryRules, Resume};
 use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
@@ -25,12 +25,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use subtle::ConstantTimeEq;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::disk::{FILE_BYTES, Folder, Wanted};
 use crate::door::{Listen, Rules};
-use crate::engine::{Engine, Mailboxes, MemoryEngine, Once};
+use crate::engine::{App, Engine, Mailboxes, MemoryEngine, Once};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -116,24 +118,8 @@ impl Node {
         getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
-        let apps = vec![
-            (AppId::DEFAULT, config.history_rules()?),
-            (AppId::PROBE, HistoryRules::nothing()),
-        ];
-        let mut shared = Shared::new(limits.channels_max, config.history.bytes_max);
-        shared.versions_max = limits.versions_max;
-        let once = Once {
-            age: limits.idempotency_age,
-            keys_max: limits.idempotency_keys_max,
-        };
-        let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new(
-            apps,
-            epoch,
-            Arc::clone(&mailboxes),
-            shared,
-            once,
-        ));
         let clock = Clock::start();
+        let engine: Arc<dyn Engine> = Arc::new(engine(&config, epoch, &mailboxes, clock)?);
         let metrics = Arc::new(Metrics::new(shards));
         let connections_max = match limits.connections_max {
             0 => open_files_max()
@@ -266,9 +252,10 @@ impl Node {
         let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
     }
 
-    /// Whether the last probe publication came back, and no drain has begun.
+    /// Whether the last probe publication came back, what is published can be stored, and no drain
+    /// has begun.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed) && !self.is_draining()
+        self.ready.load(Ordering::Relaxed) && !self.engine.is_failing() && !self.is_draining()
     }
 
     /// What the last probe has come to; only changes are logged. A node that goes away takes no
@@ -323,6 +310,56 @@ impl Node {
     }
 }
 
+/// The engine that the configuration names, with what an earlier life of the node has left.
+fn engine(config: &Config, epoch: Epoch, mailboxes: &Mailboxes, clock: Clock) -> Result<MemoryEngine> {
+    let limits = &config.limits;
+    let mut shared = Shared::new(limits.channels_max, config.history.bytes_max);
+    shared.versions_max = limits.versions_max;
+    let shared = Arc::new(shared);
+    let once = Once {
+        age: limits.idempotency_age,
+        keys_max: limits.idempotency_keys_max,
+    };
+    let rules = config.history_rules()?;
+    let begin = |rules| AppStreams::new(epoch, mailboxes.len(), rules, Arc::clone(&shared));
+    let default = if config.engine == "disk" {
+        let opened = Folder::take(&config.data_dir)?.open(Wanted {
+            app: AppId::DEFAULT,
+            epoch,
+            rules,
+            shards: mailboxes.len(),
+            shared: Arc::clone(&shared),
+            sync: config.disk.sync,
+            now: clock.now(),
+            file_bytes: FILE_BYTES,
+        })?;
+        App::new(
+            AppId::DEFAULT,
+            opened.streams,
+            once,
+            Some(Box::new(opened.journal)),
+        )
+    } else {
+        App::new(AppId::DEFAULT, begin(rules), once, None)
+    };
+    // The probe's own order begins anew with each life.
+    let probe = App::new(AppId::PROBE, begin(HistoryRules::nothing()), once, None);
+    Ok(MemoryEngine::of(
+        vec![default, probe],
+        Arc::clone(mailboxes),
+        shared,
+    ))
+}
+
+/// Does what the engine has to do on the side, until it is told to stop.
+fn tend(node: &Node, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        node.engine.tend();
+        // Woken early when there is something to do.
+        std::thread::park_timeout(node.config.disk.sync.interval());
+    }
+}
+
 /// Raises the number of files that this process may open as far as it may, and says how many.
 fn open_files_max() -> usize {
     let limit = getrlimit(Resource::Nofile);
@@ -341,6 +378,13 @@ fn open_files_max() -> usize {
 
 /// Runs a node until it is told to stop. Blocks.
 pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    // A file that may not grow is an error to whoever writes it, not the end of the process.
+    let _file_size = runtime
+        .block_on(async { signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) })
+        .context("cannot catch signals")?;
     let node = Node::new(config, tls)?;
     let (mut listeners, ports) = open_listeners(&node)?;
     let first = ports.first().map(|first| first.address).context("no listener")?;
@@ -362,14 +406,18 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
                 .spawn(body)?,
         );
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let mut signals = runtime
         .block_on(async { Signals::catch() })
         .context("cannot catch signals")?;
     let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), ports.clone()));
     let expiring = runtime.spawn(expire_history(Arc::clone(&node)));
+    let stop_tending = Arc::new(AtomicBool::new(false));
+    let mut tending = None;
+    if node.engine.journal_counts().is_some() {
+        let (node, stop) = (Arc::clone(&node), Arc::clone(&stop_tending));
+        let thread = std::thread::Builder::new().name("tend".to_owned());
+        tending = Some(thread.spawn(move || tend(&node, &stop))?);
+    }
     runtime.block_on(async {
         wait_until_ready(&node).await;
         // The lines that scripts wait for; everything else is a log line on standard error.
@@ -378,7 +426,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
         tracing::info!(
             addresses = addresses.join(" "),
             shards = node.mailboxes.len(),
-            engine = "memory",
+            engine = node.config.engine,
             connections_max = node.connections_max,
             "fanfare is ready"
         );
@@ -400,6 +448,14 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
     let joined = runtime.block_on(async { join_all(threads).await });
     probing.abort();
     expiring.abort();
+    stop_tending.store(true, Ordering::Release);
+    if let Some(tending) = tending {
+        tending.thread().unpark();
+        if tending.join().is_err() {
+            tracing::error!("the thread that tends the engine has panicked");
+        }
+    }
+    node.engine.close();
     joined?;
     tracing::info!("stopped");
     Ok(())
@@ -491,7 +547,6 @@ struct Signals {
 
 impl Signals {
     fn catch() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -40,8 +40,13 @@ use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
 use crate::moment::Moment;
 use crate::position::{Epoch, Link, Offset, Position, Since};
-use crate::publication::{Audience, Draft, Entry, Publication, Reader};
+use crate::publication::{Audience, Draft, Entry, Publication, PublicationKey, Reader};
 use crate::sync::{AtomicUsize, Ordering};
+
+#[path = "before.rs"]
+mod before;
+#[path = "restore.rs"]
+pub mod restore;
 
 /// Time for which a channel without listeners and entries is remembered.
 pub const LINGER: Duration = Duration::from_mins(2);
@@ -269,15 +274,6 @@ impl AppStreams {
         self.channel(name).map_or(0, listeners)
     }
 
-    /// Whether a draft comes too late: its version is not above the last one of its channel and key.
-    pub fn is_stale(&self, draft: &Draft) -> bool {
-        let (Some(version), Audience::Channels(names)) = (draft.version, &draft.audience) else {
-            return false;
-        };
-        let mut channels = names.iter().filter_map(|name| self.channel(name));
-        channels.any(|channel| channel.versions.is_stale(draft.key.as_ref(), version))
-    }
-
     /// The last place of a channel, as far as it is known.
     pub fn last_of(&self, audience: &Audience) -> Position {
         let last = match audience {
@@ -294,13 +290,9 @@ impl AppStreams {
         }
     }
 
-    /// Gives a draft its place and keeps it. `None` when the order of this epoch has no place left,
-    /// after 2^64 publications.
+    /// Gives a draft its place, [`Self::next`], and keeps it. `None` when there is no place left.
     pub fn append(&mut self, draft: Draft, now: Moment) -> Option<Publication> {
-        let offset = match self.last {
-            None => Offset::FIRST,
-            Some(last) => Offset::new(last.get().checked_add(1)?)?,
-        };
+        let offset = self.next()?;
         self.last = Some(offset);
         let epoch = self.epoch;
         // All channels enter before the first is placed: to make room for one, another may go.
@@ -368,14 +360,7 @@ impl AppStreams {
         let Some(aging) = by_rule.get_mut(channel.rule) else {
             return;
         };
-        if let Some(version) = entry.version {
-            let before = channel.versions.len();
-            let has_room = shared.versions.load(Ordering::Relaxed) < shared.versions_max;
-            channel.versions.note(entry.key.clone(), version, has_room);
-            shared
-                .versions
-                .fetch_add(channel.versions.len().saturating_sub(before), Ordering::Relaxed);
-        }
+        note_version(channel, shared, entry.key.as_ref(), entry.version);
         if !aging.limits.keeps() {
             return channel.stream.skip(entry.offset);
         }
@@ -741,6 +726,17 @@ impl AppStreams {
     fn channel(&self, name: &ChannelName) -> Option<&Channel> {
         self.channels.get(*self.names.get(name)?)
     }
+}
+
+/// Remembers the version of a publication.
+fn note_version(channel: &mut Channel, shared: &Shared, key: Option<&PublicationKey>, version: Option<u64>) {
+    let Some(version) = version else { return };
+    let before = channel.versions.len();
+    let has_room = shared.versions.load(Ordering::Relaxed) < shared.versions_max;
+    channel.versions.note(key.cloned(), version, has_room);
+    shared
+        .versions
+        .fetch_add(channel.versions.len().saturating_sub(before), Ordering::Relaxed);
 }
 
 /// By offset; a publication to several channels of one subscriber is one entry.

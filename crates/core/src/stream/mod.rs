@@ -6,8 +6,9 @@
 //! whole rule of "no silent loss": a reader that has seen it, or anything later, gets exactly what
 //! came after; any other is told of a gap. Keeping *n* entries makes *n* recoverable.
 //!
-//! Invariants: offsets rise from front to back; `complete_after` is below the front's offset;
-//! `bytes` is the sum of [`cost`] over the entries.
+//! Invariants: offsets rise from front to back; `complete_after` is below the front's offset,
+//! unless something behind the front was lost by an earlier life of the node; `bytes` is the sum of
+//! [`cost`] over the entries.
 //!
 //! [`app`] ties the streams of an app together: one order, one memory ceiling. Neither knows a
 //! lock, a mailbox or a clock; `now` is an argument.
@@ -24,6 +25,7 @@ use crate::position::{Offset, Position, Since};
 use crate::publication::Entry;
 
 pub mod app;
+pub mod record;
 pub mod versions;
 
 /// What an entry costs besides its own bytes: its fields, its place in the stream and in the app's

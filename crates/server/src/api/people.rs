@@ -103,7 +103,7 @@ pub(super) async fn delete(
     node.rules
         .policy
         .permit(channel, Operation::Terminate, &identity)?;
-    node.engine.clear(AppId::DEFAULT, channel, node.clock.now());
+    node.engine.clear(AppId::DEFAULT, channel, node.clock.now())?;
     let mut answers = Vec::new();
     for commands in &node.commands {
         let why = Disconnect::Deleted;

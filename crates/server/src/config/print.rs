@@ -1,5 +1,6 @@
 //! What is printed of a configuration: all settings with their defaults, those of one server with
-//! their sources, and a key for who has none. The key of a server never is.
+//! their sources, a key for who has none, and which name is near to one that is unknown. The key of a
+//! server never is.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -123,4 +124,20 @@ pub(super) fn fresh_key() -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// Levenshtein distance: how many letters differ.
+pub(super) fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let next = (diagonal + usize::from(x != *y))
+                .min(row[j] + 1)
+                .min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row.last().copied().unwrap_or(0)
 }

@@ -4,6 +4,9 @@
 //! the way to the shards. The locked section is a few map look-ups and one push per listening
 //! shard, about a microsecond; encoding and delivery happen in the shards.
 //!
+//! With a [`Journal`] it is the disk engine: what is published, or emptied, is written down first,
+//! under the same lock, and refused if that fails.
+//!
 //! Invariant: what an app's `settled` says is in the mailboxes, since it is written behind the
 //! pushes and under the same lock.
 
@@ -21,6 +24,7 @@ use fanfare_core::stream::{HistoryRules, Replay, Resume};
 use fanfare_core::sync::{AtomicU64, Mutex, Ordering};
 use smallvec::SmallVec;
 
+use super::journal::{Fresh, Journal, JournalCounts};
 use super::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts};
 
 /// See the module's head.
@@ -30,12 +34,29 @@ pub struct MemoryEngine {
     shared: Arc<Shared>,
 }
 
-struct App {
+/// An app of the engine.
+pub struct App {
     id: AppId,
     epoch: Epoch,
     ordered: Mutex<Ordered>,
     /// The number of the last offset whose publication is in the mailboxes; 0: none.
     settled: AtomicU64,
+    journal: Option<Box<dyn Journal>>,
+}
+
+impl App {
+    /// An app that begins with these streams, and writes down what comes if there is a journal.
+    pub fn new(id: AppId, streams: AppStreams, once: Once, journal: Option<Box<dyn Journal>>) -> Self {
+        let position = streams.position();
+        let answers = Answers::new(once.age, once.keys_max);
+        Self {
+            id,
+            epoch: position.epoch,
+            ordered: Mutex::new(Ordered { streams, answers }),
+            settled: AtomicU64::new(position.offset.map_or(0, Offset::get)),
+            journal,
+        }
+    }
 }
 
 /// What is behind one app's lock.
@@ -62,20 +83,26 @@ impl MemoryEngine {
         once: Once,
     ) -> Self {
         let (shared, shards) = (Arc::new(shared), mailboxes.len());
-        let app = |(id, rules)| App {
-            id,
-            epoch,
-            ordered: Mutex::new(Ordered {
-                streams: AppStreams::new(epoch, shards, rules, Arc::clone(&shared)),
-                answers: Answers::new(once.age, once.keys_max),
-            }),
-            settled: AtomicU64::new(0),
+        let app = |(id, rules)| {
+            let streams = AppStreams::new(epoch, shards, rules, Arc::clone(&shared));
+            App::new(id, streams, once, None)
         };
+        let apps = apps.into_iter().map(app).collect();
+        Self::of(apps, mailboxes, shared)
+    }
+
+    /// An engine of apps that have begun already, and share `shared`.
+    pub fn of(apps: Vec<App>, mailboxes: Mailboxes, shared: Arc<Shared>) -> Self {
         Self {
-            apps: apps.into_iter().map(app).collect(),
+            apps,
             mailboxes,
-            shared: Arc::clone(&shared),
+            shared,
         }
+    }
+
+    fn journals(&self) -> impl Iterator<Item = (&App, &dyn Journal)> {
+        let apps = self.apps.iter();
+        apps.filter_map(|app| Some((app, app.journal.as_deref()?)))
     }
 
     /// A place in the mailbox of every shard that a publication reaches, or none.
@@ -98,6 +125,31 @@ impl MemoryEngine {
             .find(|app| app.id == id)
             .ok_or_else(|| Refusal::NotFound("no such app".into()))
     }
+}
+
+/// Writes drafts down that are about to get their places: those that do not come too late.
+fn write_down(
+    journal: &dyn Journal,
+    streams: &AppStreams,
+    drafts: &Drafts,
+    stale: &[bool],
+    now: Moment,
+) -> Result<(), Refusal> {
+    let first = streams.next().ok_or(Refusal::Overloaded)?;
+    let placed = drafts.iter().zip(stale).filter(|(_, stale)| !**stale);
+    let mut fresh: SmallVec<[Fresh<'_>; 1]> = SmallVec::new();
+    for (place, (draft, _)) in (0_u64..).zip(placed) {
+        let offset = first.get().checked_add(place).and_then(Offset::new);
+        fresh.push(Fresh {
+            offset: offset.ok_or(Refusal::Overloaded)?,
+            draft,
+            is_kept: streams.keeps(&draft.audience),
+        });
+    }
+    if fresh.is_empty() {
+        return Ok(());
+    }
+    journal.publications(&fresh, now).map_err(|_| Refusal::Storage)
 }
 
 impl Engine for MemoryEngine {
@@ -127,10 +179,19 @@ impl Engine for MemoryEngine {
             }
             reserved.push((reach, bytes));
         }
+        let stale = streams.are_stale(&drafts);
+        if let Some(journal) = app.journal.as_deref()
+            && let Err(refusal) = write_down(journal, streams, &drafts, &stale, now)
+        {
+            for (reach, bytes) in reserved {
+                self.release(reach, bytes);
+            }
+            return Err(refusal);
+        }
         let mut receipts = Receipts::new();
-        for (draft, (reach, bytes)) in drafts.into_iter().zip(reserved) {
+        for ((draft, (reach, bytes)), is_stale) in drafts.into_iter().zip(reserved).zip(stale) {
             let listeners = reach.listeners;
-            if streams.is_stale(&draft) {
+            if is_stale {
                 self.release(reach, bytes);
                 receipts.push(Receipt {
                     position: streams.last_of(&draft.audience),
@@ -211,10 +272,14 @@ impl Engine for MemoryEngine {
         channels.iter().map(|channel| streams.listeners(channel)).sum()
     }
 
-    fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) {
-        if let Ok(app) = self.app(app) {
-            app.ordered.lock().streams.clear(channel, now);
+    fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) -> Result<(), Refusal> {
+        let app = self.app(app)?;
+        let streams = &mut app.ordered.lock().streams;
+        if let (Some(journal), Some(last)) = (app.journal.as_deref(), streams.position().offset) {
+            journal.cleared(channel, last).map_err(|_| Refusal::Storage)?;
         }
+        streams.clear(channel, now);
+        Ok(())
     }
 
     fn settled(&self, app: AppId) -> Option<Position> {
@@ -232,6 +297,25 @@ impl Engine for MemoryEngine {
 
     fn counts(&self) -> Counts {
         self.shared.counts()
+    }
+
+    fn tend(&self) {
+        for (app, journal) in self.journals() {
+            journal.tend(&|look| look(&app.ordered.lock().streams));
+        }
+    }
+
+    fn is_failing(&self) -> bool {
+        self.journals().any(|(_, journal)| journal.is_failing())
+    }
+
+    fn close(&self) {
+        self.journals().for_each(|(_, journal)| journal.close());
+    }
+
+    fn journal_counts(&self) -> Option<JournalCounts> {
+        // One app is stored; several would be added up here.
+        self.journals().map(|(_, journal)| journal.counts()).next()
     }
 }
 

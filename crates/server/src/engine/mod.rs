@@ -15,7 +15,8 @@
 //! * Time is an argument; it is the engine's own ([`crate::clock`]) and must not
 //!   run backwards.
 //!
-//! `tests.rs` holds the suite that every engine must pass. This version has the memory engine.
+//! `tests.rs` holds the suite that every engine must pass. This version has the memory engine, which
+//! with a [`Journal`] is the disk engine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,11 +33,13 @@ use smallvec::SmallVec;
 
 use crate::shard::mailbox::Mailbox;
 
+pub mod journal;
 mod memory;
 #[cfg(test)]
 mod tests;
 
-pub use memory::MemoryEngine;
+pub use journal::{Journal, JournalCounts};
+pub use memory::{App, MemoryEngine};
 
 /// One draft in the usual case, several in a batch.
 pub type Drafts = SmallVec<[Draft; 1]>;
@@ -120,7 +123,7 @@ pub trait Engine: Send + Sync {
     fn listeners(&self, app: AppId, channels: &[ChannelName]) -> usize;
 
     /// Removes all that is kept of a channel.
-    fn clear(&self, app: AppId, channel: &ChannelName, now: Moment);
+    fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) -> Result<(), Refusal>;
 
     /// The place up to which everything is in the mailboxes, if the engine can say so cheaply.
     fn settled(&self, app: AppId) -> Option<Position>;
@@ -130,6 +133,22 @@ pub trait Engine: Send + Sync {
 
     /// What there is, for metrics.
     fn counts(&self) -> Counts;
+
+    /// Does what can wait, and may block: called again and again by a thread of its own.
+    fn tend(&self) {}
+
+    /// Whether publications can be stored, as far as is known.
+    fn is_failing(&self) -> bool {
+        false
+    }
+
+    /// Makes everything last that should outlive the process. Nothing is published afterwards.
+    fn close(&self) {}
+
+    /// What is stored, for metrics; `None` if nothing is.
+    fn journal_counts(&self) -> Option<JournalCounts> {
+        None
+    }
 }
 
 /// The mailboxes of all shards, by shard number.

@@ -1,0 +1,63 @@
+//! What an engine asks an app's streams before it orders: nothing here changes them.
+
+use std::collections::HashMap;
+
+use smallvec::SmallVec;
+
+use super::AppStreams;
+use crate::channel::ChannelName;
+use crate::position::Offset;
+use crate::publication::{Audience, Draft, PublicationKey};
+
+impl AppStreams {
+    /// The place that the next publication gets. `None` when the order of this epoch has no place
+    /// left, after 2^64 publications.
+    pub fn next(&self) -> Option<Offset> {
+        match self.last {
+            None => Some(Offset::FIRST),
+            Some(last) => Offset::new(last.get().checked_add(1)?),
+        }
+    }
+
+    /// Whether anything of a publication for these is kept.
+    pub fn keeps(&self, audience: &Audience) -> bool {
+        let keeps = |rule: usize| self.by_rule.get(rule).is_some_and(|rule| rule.limits.keeps());
+        match audience {
+            Audience::Everyone => keeps(self.everyone.rule),
+            Audience::Channels(names) => names.iter().any(|name| keeps(self.rules.rule_of(name))),
+        }
+    }
+
+    /// Whether a draft comes too late: its version is not above the last one of its channel and key.
+    pub fn is_stale(&self, draft: &Draft) -> bool {
+        let (Some(version), Audience::Channels(names)) = (draft.version, &draft.audience) else {
+            return false;
+        };
+        let mut channels = names.iter().filter_map(|name| self.channel(name));
+        channels.any(|channel| channel.versions.is_stale(draft.key.as_ref(), version))
+    }
+
+    /// The same for each of some drafts that come one after the other: whether it comes too late
+    /// behind those before it.
+    pub fn are_stale(&self, drafts: &[Draft]) -> SmallVec<[bool; 1]> {
+        let mut newest: HashMap<(&ChannelName, Option<&PublicationKey>), u64> = HashMap::new();
+        let mut stale = SmallVec::with_capacity(drafts.len());
+        for draft in drafts {
+            let names: &[ChannelName] = match &draft.audience {
+                Audience::Channels(names) => names,
+                Audience::Everyone => &[],
+            };
+            let versions = draft.version.map(|version| (version, draft.key.as_ref()));
+            let late = versions.is_some_and(|(version, key)| {
+                let before = names.iter().filter_map(|name| newest.get(&(name, key)));
+                before.max().is_some_and(|before| version <= *before)
+            });
+            let late = late || self.is_stale(draft);
+            if let (Some((version, key)), false) = (versions, late) {
+                newest.extend(names.iter().map(|name| ((name, key), version)));
+            }
+            stale.push(late);
+        }
+        stale
+    }
+}
