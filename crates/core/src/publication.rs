@@ -19,10 +19,10 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::app::AppId;
-use crate::channel::{ChannelName, is_unprintable};
+use crate::channel::{ChannelName, is_printable};
 use crate::frames::Frames;
 use crate::moment::Moment;
-use crate::position::{Link, Offset, Position};
+use crate::position::{Epoch, Link, Offset, Position};
 use crate::session_id::SessionId;
 use crate::user::UserId;
 use crate::wire::plain;
@@ -54,6 +54,16 @@ pub enum Audience {
     Everyone,
 }
 
+impl Audience {
+    /// The channels; none for everyone.
+    pub fn channels(&self) -> &[ChannelName] {
+        match self {
+            Self::Channels(channels) => channels,
+            Self::Everyone => &[],
+        }
+    }
+}
+
 /// The name of an event: 1 to [`EVENT_NAME_BYTES_MAX`] bytes, printable, so that it can stand
 /// in a line of an event stream.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -67,7 +77,7 @@ pub struct EventNameError;
 impl EventName {
     /// Checks `text` and makes it a name.
     pub fn new(text: &str) -> Result<Self, EventNameError> {
-        if text.is_empty() || text.len() > EVENT_NAME_BYTES_MAX || text.chars().any(is_unprintable) {
+        if !is_printable(text, EVENT_NAME_BYTES_MAX) {
             return Err(EventNameError);
         }
         Ok(Self(text.into()))
@@ -95,7 +105,7 @@ pub struct PublicationKeyError;
 impl PublicationKey {
     /// Checks `text` and makes it a key.
     pub fn new(text: &str) -> Result<Self, PublicationKeyError> {
-        if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(is_unprintable) {
+        if !is_printable(text, KEY_BYTES_MAX) {
             return Err(PublicationKeyError);
         }
         Ok(Self(text.into()))
@@ -147,6 +157,11 @@ impl Draft {
             kind,
             data,
         )
+    }
+
+    /// From when on nobody who comes back is given it, if it gets its place then.
+    pub(crate) fn expires_at(&self, ordered_at: Moment) -> Moment {
+        self.ttl.map_or(Moment::NEVER, |ttl| ordered_at + ttl)
     }
 
     /// The same to any audience.
@@ -234,36 +249,14 @@ pub struct Place {
 /// A draft that has its place in the order: what a stream keeps.
 #[derive(Debug)]
 pub struct Entry {
-    /// The app whose order this belongs to.
-    pub app: AppId,
-    /// For whom.
-    pub audience: Audience,
-    /// The name of what happened, if the publisher gave one.
-    pub event: Option<EventName>,
-    /// Whether `data` is text.
-    pub kind: DataKind,
-    /// The message, byte for byte.
-    pub data: Bytes,
-    /// The user who spoke, if known.
-    pub speaker: Option<UserId>,
-    /// The session that must not hear this, now or when it comes back.
-    pub excluded: Option<SessionId>,
-    /// The user who must not hear this, now or when she comes back.
-    pub except: Option<UserId>,
-    /// It is never compressed.
-    pub is_secret: bool,
-    /// Position of a subscriber that has just seen this publication: its id.
-    pub position: Position,
-    /// This publication's own offset.
+    /// What was asked for, as it was.
+    pub draft: Draft,
+    /// The life of the order that the offset belongs to.
+    pub epoch: Epoch,
+    /// This publication's own place in it.
     pub offset: Offset,
-    /// What it is about, within its channel.
-    pub key: Option<PublicationKey>,
-    /// The version of what it is about.
-    pub version: Option<u64>,
     /// When it got its place, in the engine's time.
     pub ordered_at: Moment,
-    /// From when on nobody who comes back is given it.
-    pub expires_at: Moment,
 }
 
 /// Who reads, as far as that decides what is for whom.
@@ -293,32 +286,43 @@ impl Deref for Publication {
 impl Entry {
     /// Whether this is for a session, or its user, at all.
     pub fn is_for(&self, reader: Reader<'_>) -> bool {
-        let is_excluded = self.excluded.is_some() && self.excluded == reader.session;
-        let is_except = self.except.is_some() && self.except.as_ref() == reader.user;
+        let Draft { excluded, except, .. } = &self.draft;
+        let is_excluded = excluded.is_some() && *excluded == reader.session;
+        let is_except = except.is_some() && except.as_ref() == reader.user;
         !is_excluded && !is_except
     }
 
-    /// The channels; none for an announcement to everyone.
-    pub fn channels(&self) -> &[ChannelName] {
-        match &self.audience {
-            Audience::Channels(channels) => channels,
-            Audience::Everyone => &[],
+    /// Position of a subscriber that has just seen this publication: its id.
+    pub fn position(&self) -> Position {
+        Position {
+            epoch: self.epoch,
+            offset: Some(self.offset),
         }
     }
 
-    /// Bytes that keeping it costs besides its place in a stream: what its publisher chose.
-    pub fn len(&self) -> usize {
-        let event = self.event.as_ref().map_or(0, |event| event.as_str().len());
-        let speaker = self.speaker.as_ref().map_or(0, |speaker| speaker.len());
-        let key = self.key.as_ref().map_or(0, |key| key.as_str().len());
-        [event, speaker, key]
-            .into_iter()
-            .fold(self.data.len(), usize::saturating_add)
+    /// Of the channels that somebody listens to, the one that this is shown as: the first of its own.
+    pub fn channel_among(&self, heard: &[ChannelName]) -> Option<&ChannelName> {
+        self.draft
+            .audience
+            .channels()
+            .iter()
+            .find(|name| heard.contains(name))
     }
 
-    /// Whether there is nothing of that: still a publication.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// From when on nobody who comes back is given it.
+    pub fn expires_at(&self) -> Moment {
+        self.draft.expires_at(self.ordered_at)
+    }
+
+    /// Bytes that keeping it costs besides its place in a stream: what its publisher chose.
+    pub fn bytes(&self) -> usize {
+        let draft = &self.draft;
+        let event = draft.event.as_ref().map_or(0, |event| event.as_str().len());
+        let speaker = draft.speaker.as_ref().map_or(0, |speaker| speaker.len());
+        let key = draft.key.as_ref().map_or(0, |key| key.as_str().len());
+        [event, speaker, key]
+            .into_iter()
+            .fold(draft.data.len(), usize::saturating_add)
     }
 }
 
@@ -345,26 +349,15 @@ impl Publication {
         // An audience without channels cannot be built by any parser; such a draft would be
         // heard by nobody, so an arbitrary place does no harm.
         let link = last.unwrap_or(Link {
-            epoch: crate::position::Epoch(0),
+            epoch: Epoch(0),
             previous: None,
             offset: Offset::FIRST,
         });
         let entry = Entry {
-            app: draft.app,
-            audience: draft.audience,
-            event: draft.event,
-            kind: draft.kind,
-            data: draft.data,
-            speaker: draft.speaker,
-            excluded: draft.excluded,
-            except: draft.except,
-            is_secret: draft.is_secret,
-            position: link.position(),
+            draft,
+            epoch: link.epoch,
             offset: link.offset,
-            key: draft.key,
-            version: draft.version,
             ordered_at: now,
-            expires_at: draft.ttl.map_or(Moment::NEVER, |ttl| now + ttl),
         };
         Self {
             entry: Arc::new(entry),
@@ -389,7 +382,7 @@ impl Publication {
 
     /// Whether `next` is for the same channels of the same app, and neither is an announcement.
     pub fn has_audience_of(&self, next: &Self) -> bool {
-        self.app == next.app
+        self.draft.app == next.draft.app
             && !self.is_for_everyone()
             && self.places.len() == next.places.len()
             && self
@@ -402,7 +395,7 @@ impl Publication {
     /// The tie of this publication in one of its channels.
     pub fn link(&self, place: &Place) -> Link {
         Link {
-            epoch: self.position.epoch,
+            epoch: self.epoch,
             previous: place.previous,
             offset: self.offset,
         }

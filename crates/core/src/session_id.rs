@@ -5,6 +5,8 @@ use std::fmt;
 /// Names a session, for logs and for excluding it from what it said itself.
 ///
 /// Drawn at random by the server, so that it cannot be guessed; shown as 22 letters and digits.
+// Aligned like other numbers: every kept entry may have one, and would be rounded up to 16 bytes.
+#[repr(packed(8))]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SessionId(pub u128);
 

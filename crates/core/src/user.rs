@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::channel::{ChannelName, is_unprintable};
+use crate::channel::{ChannelName, is_printable};
 
 /// Longest user id, in bytes.
 pub const USER_ID_BYTES_MAX: usize = 128;
@@ -32,7 +32,7 @@ pub struct UserIdError;
 impl UserId {
     /// Checks `text` and makes it an id.
     pub fn new(text: &str) -> Result<Self, UserIdError> {
-        if text.is_empty() || text.len() > USER_ID_BYTES_MAX || text.chars().any(is_unprintable) {
+        if !is_printable(text, USER_ID_BYTES_MAX) {
             return Err(UserIdError);
         }
         Ok(Self(text.into()))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fanfare_core::auth::Policy;
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::publication::{Audience, Draft};
+use fanfare_core::publication::Draft;
 
 use crate::clock::Clock;
 use crate::engine::{Drafts, Engine, Receipt, Receipts};
@@ -43,9 +43,8 @@ impl Publisher {
             return Ok(Receipts::new());
         };
         for draft in &mut drafts {
-            if let Audience::Channels(channels) = &draft.audience {
-                draft.is_secret = channels.iter().any(|channel| self.policy.is_private(channel));
-            }
+            let mut channels = draft.audience.channels().iter();
+            draft.is_secret = channels.any(|channel| self.policy.is_private(channel));
         }
         match self.engine.publish(app, drafts, once, self.clock.now()) {
             Ok(receipts) => {

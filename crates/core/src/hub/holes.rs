@@ -54,7 +54,7 @@ impl Hub {
             return true;
         };
         for (at, place) in first.places().iter().enumerate() {
-            let Some(seen) = self.seen_of(first.app, place.channel.as_ref()) else {
+            let Some(seen) = self.seen_of(first.draft.app, place.channel.as_ref()) else {
                 continue;
             };
             let mut position = *seen;
@@ -65,7 +65,7 @@ impl Hub {
                 if position.is_some_and(|seen| seen.arrival(publication.link(place)) != Arrival::Next) {
                     return false;
                 }
-                position = Some(publication.position);
+                position = Some(publication.position());
             }
             // The usual case needs no second look-up; of several channels all must follow first.
             if first.places().len() == 1 {
@@ -74,8 +74,8 @@ impl Hub {
         }
         if first.places().len() > 1 {
             for place in first.places() {
-                if let Some(seen) = self.seen_of(first.app, place.channel.as_ref()) {
-                    *seen = Some(last.position);
+                if let Some(seen) = self.seen_of(first.draft.app, place.channel.as_ref()) {
+                    *seen = Some(last.position());
                 }
             }
         }
@@ -87,7 +87,7 @@ impl Hub {
     pub(super) fn judge(&mut self, publication: &Publication) -> Result<SmallVec<[usize; 2]>, Missing> {
         let mut known = SmallVec::new();
         for (at, place) in publication.places().iter().enumerate() {
-            let Some(Some(seen)) = self.seen_of(publication.app, place.channel.as_ref()) else {
+            let Some(Some(seen)) = self.seen_of(publication.draft.app, place.channel.as_ref()) else {
                 continue;
             };
             match seen.arrival(publication.link(place)) {
@@ -95,12 +95,12 @@ impl Hub {
                 Arrival::Duplicate => known.push(at),
                 Arrival::Gap => {
                     return Err(Missing {
-                        app: publication.app,
+                        app: publication.draft.app,
                         channel: place.channel.clone(),
                         seen: *seen,
                         before: Position {
                             offset: place.previous,
-                            ..publication.position
+                            ..publication.position()
                         },
                     });
                 }
@@ -108,9 +108,9 @@ impl Hub {
         }
         for (at, place) in publication.places().iter().enumerate() {
             if !known.contains(&at)
-                && let Some(seen) = self.seen_of(publication.app, place.channel.as_ref())
+                && let Some(seen) = self.seen_of(publication.draft.app, place.channel.as_ref())
             {
-                *seen = Some(publication.position);
+                *seen = Some(publication.position());
             }
         }
         Ok(known)
@@ -183,6 +183,8 @@ impl Hub {
     /// Whether a session has had an entry as a subscriber of another of its channels.
     fn had_elsewhere(&self, member: &Member, entry: &Entry, channel: &ChannelName) -> bool {
         entry
+            .draft
+            .audience
             .channels()
             .iter()
             .filter(|other| *other != channel)

@@ -292,9 +292,9 @@ impl Hub {
         let Some(first) = publications.next() else {
             return 0;
         };
-        let mut bytes = first.data.len();
+        let mut bytes = first.draft.data.len();
         let more = publications.take(RUN_PUBLICATIONS_MAX - 1).take_while(|next| {
-            bytes = bytes.saturating_add(next.data.len());
+            bytes = bytes.saturating_add(next.draft.data.len());
             bytes <= RUN_BYTES_MAX && first.has_audience_of(next)
         });
         1 + more.count()
@@ -305,7 +305,7 @@ impl Hub {
         if publication.is_for_everyone() {
             return self.members.len();
         }
-        let Some(app) = self.apps.get(&publication.app) else {
+        let Some(app) = self.apps.get(&publication.draft.app) else {
             return 0;
         };
         let subscribers = |index: u32| -> usize {
@@ -333,7 +333,7 @@ impl Hub {
         let Some(first) = run.first() else {
             return Delivered::default();
         };
-        let begun = self.apps.get(&first.app).and_then(|app| app.begun);
+        let begun = self.apps.get(&first.draft.app).and_then(|app| app.begun);
         let is_old = run.len() > 1 && Some(first.offset) <= begun;
         let mut all = Delivered::default();
         // One by one where they are not for all alike: some subscription may begin in the midst, or
@@ -360,7 +360,7 @@ impl Hub {
 
     /// Whether slow consumers of one of a publication's channels are not simply closed.
     fn is_loose(&self, publication: &Publication) -> bool {
-        let app = self.apps.get(&publication.app);
+        let app = self.apps.get(&publication.draft.app);
         publication.places().iter().any(|place| {
             let index = place
                 .channel
@@ -388,14 +388,14 @@ impl Hub {
                 .map(|publication| self.deliver_to_everyone(publication, queue))
                 .sum();
         }
-        let Some(app) = self.apps.get(&last.app) else {
+        let Some(app) = self.apps.get(&last.draft.app) else {
             return 0;
         };
         let single = last.places().len() == 1 && app.patterns.is_empty() && app.all.is_none();
         let for_all = Some(last.offset) > app.begun;
         // Sessions that are left out are many where people talk; users are rare.
-        let excluded: SmallVec<[SessionId; 4]> = run.iter().filter_map(|one| one.excluded).collect();
-        let has_except = run.iter().any(|publication| publication.except.is_some());
+        let excluded: SmallVec<[SessionId; 4]> = run.iter().filter_map(|one| one.draft.excluded).collect();
+        let has_except = run.iter().any(|publication| publication.draft.except.is_some());
         let members = &mut self.members;
         let mut count = 0;
         for (at, place) in last.places().iter().enumerate() {
@@ -403,7 +403,7 @@ impl Hub {
             for index in app.matching(name) {
                 let tag = match self.topics[index as usize].slow {
                     SlowConsumer::Close => Tag::MUST,
-                    SlowConsumer::Newest => Tag::newest(self.hasher.hash_one((index, &last.key))),
+                    SlowConsumer::Newest => Tag::newest(self.hasher.hash_one((index, &last.draft.key))),
                     SlowConsumer::DropOldest => Tag::oldest(index),
                 };
                 if !known.is_empty() && known.contains(&at) {
@@ -474,7 +474,7 @@ impl Hub {
         let Some(place) = publication.places().first() else {
             return 0;
         };
-        let begun = self.apps.get(&publication.app).and_then(|app| app.begun);
+        let begun = self.apps.get(&publication.draft.app).and_then(|app| app.begun);
         let for_all = Some(publication.offset) > begun;
         let mut count = 0;
         for (slot, member) in self.members.iter().enumerate() {
@@ -482,7 +482,7 @@ impl Hub {
             if !for_all && member.began_after(publication.offset, None) {
                 continue;
             }
-            if member.app == publication.app && publication.is_for(member.reader()) {
+            if member.app == publication.draft.app && publication.is_for(member.reader()) {
                 count += 1;
                 let frame = publication.encoded(place, member.form);
                 queue(to_u32(slot), Parcel::must(&frame, member.form));

@@ -159,14 +159,39 @@ pub struct AppStreams {
     /// At least the offset of every publication to a channel that is not in the table.
     floor: Option<Offset>,
     names: HashMap<ChannelName, usize>,
-    channels: Slab<Channel>,
-    /// Announcements to everyone: a stream like others, and the sessions that hear them.
-    everyone: Channel,
+    table: Table,
     rules: HistoryRules,
     by_rule: Vec<Aging>,
     /// Channels that had neither listeners nor entries at the time noted, oldest first; at most one
     /// note per channel.
     quiet: VecDeque<(Moment, usize)>,
+}
+
+/// The channels that are remembered, by their places.
+#[derive(Debug)]
+struct Table {
+    named: Slab<Channel>,
+    /// Announcements to everyone: a stream like others, and the sessions that hear them. Its place is
+    /// [`EVERYONE`].
+    everyone: Channel,
+}
+
+impl Table {
+    fn get_mut(&mut self, index: usize) -> Option<&mut Channel> {
+        if index == EVERYONE {
+            Some(&mut self.everyone)
+        } else {
+            self.named.get_mut(index)
+        }
+    }
+
+    fn get(&self, index: usize) -> Option<&Channel> {
+        if index == EVERYONE {
+            Some(&self.everyone)
+        } else {
+            self.named.get(index)
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -228,8 +253,10 @@ impl AppStreams {
             last: None,
             floor: None,
             names: HashMap::new(),
-            channels: Slab::new(),
-            everyone: Channel::new(None, None, rules.by_pattern.len(), shards),
+            table: Table {
+                named: Slab::new(),
+                everyone: Channel::new(None, None, rules.by_pattern.len(), shards),
+            },
             by_rule: rules.limits().map(aging).collect(),
             rules,
             quiet: VecDeque::new(),
@@ -259,7 +286,7 @@ impl AppStreams {
             }
         };
         match audience {
-            Audience::Everyone => add(&self.everyone.listeners),
+            Audience::Everyone => add(&self.table.everyone.listeners),
             Audience::Channels(channels) => channels
                 .iter()
                 .filter_map(|name| self.channel(name))
@@ -282,7 +309,7 @@ impl AppStreams {
                 .map(|name| self.channel(name).map_or(self.floor, |channel| channel.last))
                 .max()
                 .flatten(),
-            Audience::Everyone => self.everyone.last,
+            Audience::Everyone => self.table.everyone.last,
         };
         Position {
             epoch: self.epoch,
@@ -296,9 +323,8 @@ impl AppStreams {
         self.last = Some(offset);
         let epoch = self.epoch;
         // All channels enter before the first is placed: to make room for one, another may go.
-        if let Audience::Channels(names) = &draft.audience {
-            names.iter().for_each(|name| self.enter_to_keep(name));
-        }
+        let names = draft.audience.channels();
+        names.iter().for_each(|name| self.enter_to_keep(name));
         let mut kept: SmallVec<[usize; 1]> = SmallVec::new();
         let publication = Publication::new(draft, now, |name| {
             let previous = match self.place(name) {
@@ -329,10 +355,10 @@ impl AppStreams {
     fn place(&mut self, name: Option<&ChannelName>) -> Option<(usize, Option<Offset>)> {
         let last = self.last;
         let Some(name) = name else {
-            return Some((EVERYONE, std::mem::replace(&mut self.everyone.last, last)));
+            return Some((EVERYONE, std::mem::replace(&mut self.table.everyone.last, last)));
         };
         let index = *self.names.get(name)?;
-        let channel = self.channels.get_mut(index)?;
+        let channel = self.table.named.get_mut(index)?;
         Some((index, std::mem::replace(&mut channel.last, last)))
     }
 
@@ -340,27 +366,25 @@ impl AppStreams {
         if self.names.contains_key(name) {
             return;
         }
-        let rule = self.by_rule.get(self.rules.rule_of(name));
-        if rule.is_some_and(|rule| rule.limits.keeps()) && self.enter(name).is_err() {
+        if self.keeps_by(self.rules.rule_of(name)) && self.enter(name).is_err() {
             self.shared.unkept.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// Whether a rule keeps anything.
+    fn keeps_by(&self, rule: usize) -> bool {
+        self.by_rule.get(rule).is_some_and(|rule| rule.limits.keeps())
+    }
+
     fn keep(&mut self, index: usize, entry: &Arc<Entry>, now: Moment) {
-        let Self {
-            channels,
-            everyone,
-            by_rule,
-            shared,
-            ..
-        } = self;
-        let Some(channel) = find(channels, everyone, index) else {
+        let shared = &*self.shared;
+        let Some(channel) = self.table.get_mut(index) else {
             return;
         };
-        let Some(aging) = by_rule.get_mut(channel.rule) else {
+        let Some(aging) = self.by_rule.get_mut(channel.rule) else {
             return;
         };
-        note_version(channel, shared, entry.key.as_ref(), entry.version);
+        note_version(channel, shared, entry.draft.key.as_ref(), entry.draft.version);
         if !aging.limits.keeps() {
             return channel.stream.skip(entry.offset);
         }
@@ -389,19 +413,16 @@ impl AppStreams {
 
     /// Drops the places of entries that have gone, once they are more than half.
     fn thin_out(&mut self, index: usize) {
-        let Self {
-            channels,
-            everyone,
-            by_rule,
-            ..
-        } = self;
-        let rule = find(channels, everyone, index).map(|channel| channel.rule);
-        let Some(aging) = rule.and_then(|rule| by_rule.get_mut(rule)) else {
+        let table = &self.table;
+        let rule = table.get(index).map(|channel| channel.rule);
+        let Some(aging) = rule.and_then(|rule| self.by_rule.get_mut(rule)) else {
             return;
         };
         if aging.queue.len() > 2 * aging.alive + 64 {
             aging.queue.retain(|(offset, index)| {
-                find(channels, everyone, *index).is_some_and(|channel| is_alive(channel, *offset))
+                table
+                    .get(*index)
+                    .is_some_and(|channel| is_alive(channel, *offset))
             });
         }
     }
@@ -453,7 +474,7 @@ impl AppStreams {
 
     /// A note about a quiet channel has come up.
     fn reconsider(&mut self, index: usize, now: Moment, linger: Duration) {
-        let Some(channel) = self.channels.get_mut(index) else {
+        let Some(channel) = self.table.named.get_mut(index) else {
             return;
         };
         channel.is_noted = false;
@@ -469,7 +490,7 @@ impl AppStreams {
     }
 
     fn forget(&mut self, index: usize) {
-        let Some(channel) = self.channels.try_remove(index) else {
+        let Some(channel) = self.table.named.try_remove(index) else {
             return;
         };
         if let Some(name) = &channel.name {
@@ -484,15 +505,9 @@ impl AppStreams {
 
     /// The oldest entry under a rule: its offset, and when it was published.
     fn front(&mut self, rule: usize) -> Option<(Offset, Moment)> {
-        let Self {
-            channels,
-            everyone,
-            by_rule,
-            ..
-        } = self;
-        let aging = by_rule.get_mut(rule)?;
+        let aging = self.by_rule.get_mut(rule)?;
         while let Some((offset, index)) = aging.queue.front().copied() {
-            let channel = find(channels, everyone, index);
+            let channel = self.table.get(index);
             let front = channel.and_then(|channel| channel.stream.front());
             match front.filter(|front| front.offset == offset) {
                 Some(front) => return Some((offset, front.ordered_at)),
@@ -504,27 +519,20 @@ impl AppStreams {
 
     /// Removes the entry that [`Self::front`] has found.
     fn drop_front_of(&mut self, rule: usize, now: Moment) {
-        let Self {
-            channels,
-            everyone,
-            by_rule,
-            shared,
-            ..
-        } = self;
-        let Some(aging) = by_rule.get_mut(rule) else {
+        let Some(aging) = self.by_rule.get_mut(rule) else {
             return;
         };
         let Some((_, index)) = aging.queue.pop_front() else {
             return;
         };
-        if let Some(channel) = find(channels, everyone, index) {
-            drop_front(channel, aging, shared);
+        if let Some(channel) = self.table.get_mut(index) {
+            drop_front(channel, aging, &self.shared);
         }
         self.note_if_quiet(index, now);
     }
 
     fn note_if_quiet(&mut self, index: usize, now: Moment) {
-        let Some(channel) = self.channels.get_mut(index) else {
+        let Some(channel) = self.table.named.get_mut(index) else {
             return;
         };
         if channel.has_listeners() || !channel.stream.is_empty() {
@@ -545,9 +553,9 @@ impl AppStreams {
             }
         }
         let rule = self.rules.rule_of(name);
-        let shards = self.everyone.listeners.len();
+        let shards = self.table.everyone.listeners.len();
         let channel = Channel::new(Some(name.clone()), self.floor, rule, shards);
-        let index = self.channels.insert(channel);
+        let index = self.table.named.insert(channel);
         self.names.insert(name.clone(), index);
         Ok(index)
     }
@@ -567,7 +575,7 @@ impl AppStreams {
             .iter()
             .flat_map(|aging| aging.queue.iter().take(LOOKED_AT_MAX))
             .filter(|(offset, index)| {
-                let channel = self.channels.get(*index);
+                let channel = self.table.named.get(*index);
                 channel.is_some_and(|channel| !channel.has_listeners() && is_alive(channel, *offset))
             })
             .min();
@@ -581,18 +589,11 @@ impl AppStreams {
 
     /// Removes all that is kept of a channel.
     fn empty(&mut self, index: usize) {
-        let Self {
-            channels,
-            everyone,
-            by_rule,
-            shared,
-            ..
-        } = self;
-        if let Some(channel) = find(channels, everyone, index)
-            && let Some(aging) = by_rule.get_mut(channel.rule)
+        if let Some(channel) = self.table.get_mut(index)
+            && let Some(aging) = self.by_rule.get_mut(channel.rule)
         {
             while !channel.stream.is_empty() {
-                drop_front(channel, aging, shared);
+                drop_front(channel, aging, &self.shared);
             }
         }
     }
@@ -628,7 +629,7 @@ impl AppStreams {
                     }
                 },
             };
-            if let Some(channel) = self.channels.get_mut(index) {
+            if let Some(channel) = self.table.named.get_mut(index) {
                 if !channel.has_listeners() {
                     self.shared.listened.fetch_add(1, Ordering::Relaxed);
                 }
@@ -646,7 +647,7 @@ impl AppStreams {
         let Some(index) = self.names.get(name).copied() else {
             return;
         };
-        let Some(channel) = self.channels.get_mut(index) else {
+        let Some(channel) = self.table.named.get_mut(index) else {
             return;
         };
         let had = channel.has_listeners();
@@ -661,14 +662,14 @@ impl AppStreams {
 
     /// One more session on `shard`, whatever it listens to: it hears announcements.
     pub fn join(&mut self, shard: usize) {
-        if let Some(count) = self.everyone.listeners.get_mut(shard) {
+        if let Some(count) = self.table.everyone.listeners.get_mut(shard) {
             *count += 1;
         }
     }
 
     /// One session fewer.
     pub fn leave(&mut self, shard: usize) {
-        if let Some(count) = self.everyone.listeners.get_mut(shard) {
+        if let Some(count) = self.table.everyone.listeners.get_mut(shard) {
             *count = count.saturating_sub(1);
         }
     }
@@ -682,7 +683,7 @@ impl AppStreams {
             Resume::Since(since) => self.seen(since).and_then(|seen| self.missed(names, seen.offset)),
         };
         if let Some(entries) = &mut entries {
-            entries.retain(|entry| now < entry.expires_at && entry.is_for(reader));
+            entries.retain(|entry| now < entry.expires_at() && entry.is_for(reader));
         }
         Replay {
             is_gap: entries.is_none(),
@@ -703,7 +704,7 @@ impl AppStreams {
 
     /// All that came behind a place, or `None` if some of it is gone.
     fn missed(&self, names: &[ChannelName], seen: Option<Offset>) -> Option<Vec<Arc<Entry>>> {
-        let mut entries: Vec<_> = self.everyone.stream.since(seen)?.cloned().collect();
+        let mut entries: Vec<_> = self.table.everyone.stream.since(seen)?.cloned().collect();
         for name in names {
             match self.channel(name) {
                 Some(channel) => entries.extend(channel.stream.since(seen)?.cloned()),
@@ -724,7 +725,7 @@ impl AppStreams {
     }
 
     fn channel(&self, name: &ChannelName) -> Option<&Channel> {
-        self.channels.get(*self.names.get(name)?)
+        self.table.named.get(*self.names.get(name)?)
     }
 }
 
@@ -743,18 +744,6 @@ fn note_version(channel: &mut Channel, shared: &Shared, key: Option<&Publication
 fn sort(entries: &mut Vec<Arc<Entry>>) {
     entries.sort_by_key(|entry| entry.offset);
     entries.dedup_by_key(|entry| entry.offset);
-}
-
-fn find<'a>(
-    channels: &'a mut Slab<Channel>,
-    everyone: &'a mut Channel,
-    index: usize,
-) -> Option<&'a mut Channel> {
-    if index == EVERYONE {
-        Some(everyone)
-    } else {
-        channels.get_mut(index)
-    }
 }
 
 /// Whether the entry at this place is still kept. Entries go from the front only, and a table's

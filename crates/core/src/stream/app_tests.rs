@@ -279,7 +279,7 @@ fn a_version_that_comes_late_is_stale_as_long_as_the_channel_is_remembered() {
     publish(&mut streams, &["b"], 0);
     assert!(streams.is_stale(&of_version(2)) && !streams.is_stale(&of_version(3)));
     assert!(!streams.is_stale(&draft(&["a"])));
-    assert_eq!(streams.last_of(&draft(&["a"]).audience), publication.position);
+    assert_eq!(streams.last_of(&draft(&["a"]).audience), publication.position());
 }
 
 /// What is done to an app, of channels `0` to `3`, of which the last is kept briefly.

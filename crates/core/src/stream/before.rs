@@ -21,19 +21,22 @@ impl AppStreams {
 
     /// Whether anything of a publication for these is kept.
     pub fn keeps(&self, audience: &Audience) -> bool {
-        let keeps = |rule: usize| self.by_rule.get(rule).is_some_and(|rule| rule.limits.keeps());
         match audience {
-            Audience::Everyone => keeps(self.everyone.rule),
-            Audience::Channels(names) => names.iter().any(|name| keeps(self.rules.rule_of(name))),
+            Audience::Everyone => self.keeps_by(self.table.everyone.rule),
+            Audience::Channels(names) => names.iter().any(|name| self.keeps_by(self.rules.rule_of(name))),
         }
     }
 
     /// Whether a draft comes too late: its version is not above the last one of its channel and key.
     pub fn is_stale(&self, draft: &Draft) -> bool {
-        let (Some(version), Audience::Channels(names)) = (draft.version, &draft.audience) else {
+        let Some(version) = draft.version else {
             return false;
         };
-        let mut channels = names.iter().filter_map(|name| self.channel(name));
+        let mut channels = draft
+            .audience
+            .channels()
+            .iter()
+            .filter_map(|name| self.channel(name));
         channels.any(|channel| channel.versions.is_stale(draft.key.as_ref(), version))
     }
 
@@ -43,10 +46,7 @@ impl AppStreams {
         let mut newest: HashMap<(&ChannelName, Option<&PublicationKey>), u64> = HashMap::new();
         let mut stale = SmallVec::with_capacity(drafts.len());
         for draft in drafts {
-            let names: &[ChannelName] = match &draft.audience {
-                Audience::Channels(names) => names,
-                Audience::Everyone => &[],
-            };
+            let names = draft.audience.channels();
             let versions = draft.version.map(|version| (version, draft.key.as_ref()));
             let late = versions.is_some_and(|(version, key)| {
                 let before = names.iter().filter_map(|name| newest.get(&(name, key)));

@@ -150,7 +150,7 @@ pub struct Stream {
 
 /// What keeping an entry counts for, in bytes.
 pub fn cost(entry: &Entry) -> usize {
-    entry.len().saturating_add(ENTRY_OVERHEAD_BYTES)
+    entry.bytes().saturating_add(ENTRY_OVERHEAD_BYTES)
 }
 
 impl Stream {

@@ -33,9 +33,10 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use crate::app::AppId;
 use crate::channel::ChannelName;
 use crate::moment::Moment;
-use crate::position::Offset;
+use crate::position::{Epoch, Offset};
 use crate::publication::{
     Audience, CHANNELS_PER_PUBLICATION_MAX, DataKind, Draft, Entry, EventName, PublicationKey,
 };
@@ -89,28 +90,8 @@ pub struct Written {
     pub has_data: bool,
     /// If it was carried over: what is left in each channel, in the order of the audience.
     pub left: Option<SmallVec<[Left; 1]>>,
-    /// For whom.
-    pub audience: Audience,
-    /// The name of what happened.
-    pub event: Option<EventName>,
-    /// Whether `data` is text.
-    pub kind: DataKind,
-    /// The message.
-    pub data: Bytes,
-    /// The user who spoke.
-    pub speaker: Option<UserId>,
-    /// The session that must not hear it.
-    pub excluded: Option<SessionId>,
-    /// What it is about, within its channel. Also there without data, as the version is.
-    pub key: Option<PublicationKey>,
-    /// The version of what it is about.
-    pub version: Option<u64>,
-    /// From when on nobody is given it.
-    pub expires_at: Moment,
-    /// The user who must not hear it.
-    pub except: Option<UserId>,
-    /// It is never compressed.
-    pub is_secret: bool,
+    /// What was asked for; without data also without event, speaker, and whom it is not for.
+    pub draft: Draft,
 }
 
 /// One record, as it is read back.
@@ -135,45 +116,19 @@ pub fn write_publication(
     draft: &Draft,
     has_data: bool,
 ) {
-    let fields = Fields {
-        offset,
-        ordered_at,
-        audience: &draft.audience,
-        left: None,
-        event: draft.event.as_ref(),
-        kind: draft.kind,
-        data: has_data.then_some(&draft.data),
-        speaker: draft.speaker.as_ref(),
-        excluded: draft.excluded,
-        key: draft.key.as_ref(),
-        version: draft.version,
-        expires_at: draft.ttl.map_or(Moment::NEVER, |ttl| ordered_at + ttl),
-        except: draft.except.as_ref(),
-        is_secret: draft.is_secret,
-    };
-    write(out, &fields);
+    write(out, offset, ordered_at, draft, has_data, None);
 }
 
 /// Writes a publication down again, with what is left of it in each of its channels.
 pub fn write_carried(out: &mut Vec<u8>, written: &Written, left: &[Left]) {
     let has_data = written.has_data && left.iter().any(|left| matches!(left, Left::Kept { .. }));
-    let fields = Fields {
-        offset: written.offset,
-        ordered_at: written.ordered_at,
-        audience: &written.audience,
-        left: Some(left),
-        event: written.event.as_ref(),
-        kind: written.kind,
-        data: has_data.then_some(&written.data),
-        speaker: written.speaker.as_ref(),
-        excluded: written.excluded,
-        key: written.key.as_ref(),
-        version: written.version,
-        expires_at: written.expires_at,
-        except: written.except.as_ref(),
-        is_secret: written.is_secret,
-    };
-    write(out, &fields);
+    let Written {
+        offset,
+        ordered_at,
+        draft,
+        ..
+    } = written;
+    write(out, *offset, *ordered_at, draft, has_data, Some(left));
 }
 
 /// Writes down that a channel was emptied.
@@ -183,53 +138,41 @@ pub fn write_cleared(out: &mut Vec<u8>, channel: &ChannelName, offset: Offset) {
     write_name(out, channel);
 }
 
-struct Fields<'a> {
+fn write(
+    out: &mut Vec<u8>,
     offset: Offset,
     ordered_at: Moment,
-    audience: &'a Audience,
-    left: Option<&'a [Left]>,
-    event: Option<&'a EventName>,
-    kind: DataKind,
-    data: Option<&'a Bytes>,
-    speaker: Option<&'a UserId>,
-    excluded: Option<SessionId>,
-    key: Option<&'a PublicationKey>,
-    version: Option<u64>,
-    expires_at: Moment,
-    except: Option<&'a UserId>,
-    is_secret: bool,
-}
-
-fn write(out: &mut Vec<u8>, fields: &Fields<'_>) {
-    let (event, speaker, excluded, except) = match fields.data {
-        Some(_) => (fields.event, fields.speaker, fields.excluded, fields.except),
-        // Who is told of a gap there is told no more than that.
-        None => (None, None, None, None),
-    };
-    let channels: &[ChannelName] = match fields.audience {
-        Audience::Everyone => &[],
-        Audience::Channels(channels) => channels,
-    };
+    draft: &Draft,
+    has_data: bool,
+    left: Option<&[Left]>,
+) {
+    // Who is told of a gap there is told no more than that.
+    let event = draft.event.as_ref().filter(|_| has_data);
+    let speaker = draft.speaker.as_ref().filter(|_| has_data);
+    let excluded = draft.excluded.filter(|_| has_data);
+    let except = draft.except.as_ref().filter(|_| has_data);
+    let channels = draft.audience.channels();
+    let expires_at = draft.expires_at(ordered_at);
     out.push(PUBLICATION);
-    out.extend(fields.offset.get().to_be_bytes());
-    out.extend(fields.ordered_at.as_millis().to_be_bytes());
+    out.extend(offset.get().to_be_bytes());
+    out.extend(ordered_at.as_millis().to_be_bytes());
     let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
     out.extend(
-        (flag(fields.data.is_some(), HAS_DATA)
-            | flag(fields.kind == DataKind::Text, IS_TEXT)
+        (flag(has_data, HAS_DATA)
+            | flag(draft.kind == DataKind::Text, IS_TEXT)
             | flag(event.is_some(), HAS_EVENT)
             | flag(speaker.is_some(), HAS_SPEAKER)
             | flag(excluded.is_some(), HAS_SESSION)
-            | flag(fields.left.is_some(), CARRIED)
-            | flag(fields.key.is_some(), HAS_KEY)
-            | flag(fields.version.is_some(), HAS_VERSION)
-            | flag(fields.expires_at != Moment::NEVER, EXPIRES)
+            | flag(left.is_some(), CARRIED)
+            | flag(draft.key.is_some(), HAS_KEY)
+            | flag(draft.version.is_some(), HAS_VERSION)
+            | flag(expires_at != Moment::NEVER, EXPIRES)
             | flag(except.is_some(), HAS_EXCEPT)
-            | flag(fields.is_secret, IS_SECRET))
+            | flag(draft.is_secret, IS_SECRET))
         .to_be_bytes(),
     );
     out.push(u8::try_from(channels.len()).unwrap_or(u8::MAX));
-    let mut left = fields.left.map(|left| left.iter());
+    let mut left = left.map(|left| left.iter());
     for channel in channels {
         write_name(out, channel);
         if let Some(left) = &mut left {
@@ -248,19 +191,21 @@ fn write(out: &mut Vec<u8>, fields: &Fields<'_>) {
     if let Some(session) = excluded {
         out.extend(session.0.to_be_bytes());
     }
-    if let Some(key) = fields.key {
+    if let Some(key) = &draft.key {
         write_text(out, key.as_str());
     }
-    if let Some(version) = fields.version {
+    if let Some(version) = draft.version {
         out.extend(version.to_be_bytes());
     }
-    if fields.expires_at != Moment::NEVER {
-        out.extend(fields.expires_at.as_millis().to_be_bytes());
+    if expires_at != Moment::NEVER {
+        out.extend(expires_at.as_millis().to_be_bytes());
     }
     if let Some(except) = except {
         write_text(out, except);
     }
-    out.extend(fields.data.into_iter().flatten());
+    if has_data {
+        out.extend_from_slice(&draft.data);
+    }
 }
 
 // What is written by these two has at most 200 bytes: the lengths fit.
@@ -285,13 +230,15 @@ fn write_left(out: &mut Vec<u8>, left: Left) {
     }
 }
 
-/// Reads one record, which is all of `bytes`.
-pub fn read(bytes: &[u8]) -> Result<Record, RecordError> {
+/// Reads one record of an app, which is all of `bytes`.
+pub fn read(app: AppId, bytes: &[u8]) -> Result<Record, RecordError> {
     let mut rest = Rest(bytes);
     let kind = rest.byte()?;
     let offset = Offset::new(rest.number()?).ok_or(RecordError)?;
     match kind {
-        PUBLICATION => read_publication(rest, offset).map(|written| Record::Publication(Box::new(written))),
+        PUBLICATION => {
+            read_publication(app, rest, offset).map(|written| Record::Publication(Box::new(written)))
+        }
         CLEARED => {
             let channel = rest.name()?;
             if !rest.0.is_empty() {
@@ -303,7 +250,7 @@ pub fn read(bytes: &[u8]) -> Result<Record, RecordError> {
     }
 }
 
-fn read_publication(mut rest: Rest<'_>, offset: Offset) -> Result<Written, RecordError> {
+fn read_publication(app: AppId, mut rest: Rest<'_>, offset: Offset) -> Result<Written, RecordError> {
     let ordered_at = rest.moment()?;
     let flags = u16::from_be_bytes(rest.array()?);
     if flags & !KNOWN_FLAGS != 0 {
@@ -349,50 +296,37 @@ fn read_publication(mut rest: Rest<'_>, offset: Offset) -> Result<Written, Recor
     if !has(HAS_DATA) && !rest.0.is_empty() {
         return Err(RecordError);
     }
+    let audience = if count == 0 {
+        Audience::Everyone
+    } else {
+        Audience::Channels(channels)
+    };
     Ok(Written {
         offset,
         ordered_at,
         has_data: has(HAS_DATA),
         left,
-        audience: if count == 0 {
-            Audience::Everyone
-        } else {
-            Audience::Channels(channels)
+        draft: Draft {
+            event,
+            speaker,
+            excluded: excluded.map(|bytes| SessionId(u128::from_be_bytes(bytes))),
+            except,
+            is_secret: has(IS_SECRET),
+            key,
+            version,
+            ttl: expires_at.map(|at| at - ordered_at),
+            // Its own copy: a part of what was read would keep all of that in memory.
+            ..Draft::to(app, audience, kind, Bytes::copy_from_slice(rest.0))
         },
-        event,
-        kind,
-        // Its own copy: a part of what was read would keep all of that in memory.
-        data: Bytes::copy_from_slice(rest.0),
-        speaker,
-        excluded: excluded.map(|bytes| SessionId(u128::from_be_bytes(bytes))),
-        key,
-        version,
-        expires_at: expires_at.unwrap_or(Moment::NEVER),
-        except,
-        is_secret: has(IS_SECRET),
     })
 }
 
 impl Written {
-    /// The entry that it was, in this app and epoch.
-    pub(super) fn into_entry(self, app: crate::app::AppId, epoch: crate::position::Epoch) -> Entry {
+    /// The entry that it was, in this epoch.
+    pub(super) fn into_entry(self, epoch: Epoch) -> Entry {
         Entry {
-            app,
-            audience: self.audience,
-            event: self.event,
-            kind: self.kind,
-            data: self.data,
-            speaker: self.speaker,
-            excluded: self.excluded,
-            key: self.key,
-            version: self.version,
-            expires_at: self.expires_at,
-            except: self.except,
-            is_secret: self.is_secret,
-            position: crate::position::Position {
-                epoch,
-                offset: Some(self.offset),
-            },
+            draft: self.draft,
+            epoch,
             offset: self.offset,
             ordered_at: self.ordered_at,
         }
@@ -456,7 +390,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::app::AppId;
+
+    const APP: AppId = AppId::DEFAULT;
 
     fn name(text: &str) -> ChannelName {
         ChannelName::new(text).unwrap()
@@ -484,7 +419,7 @@ mod tests {
     }
 
     fn written(bytes: &[u8]) -> Written {
-        match read(bytes) {
+        match read(APP, bytes) {
             Ok(Record::Publication(written)) => *written,
             other => panic!("{other:?}"),
         }
@@ -499,47 +434,19 @@ mod tests {
             let back = written(&bytes);
             assert_eq!((back.offset, back.ordered_at, back.has_data), (offset, at, true));
             assert!(back.left.is_none());
-            let expires_at = draft.ttl.map_or(Moment::NEVER, |ttl| at + ttl);
-            assert_eq!(
-                (
-                    back.key,
-                    back.version,
-                    back.expires_at,
-                    back.except,
-                    back.is_secret
-                ),
-                (
-                    draft.key.clone(),
-                    draft.version,
-                    expires_at,
-                    draft.except.clone(),
-                    draft.is_secret
-                )
-            );
-            assert_eq!(
-                (
-                    back.audience,
-                    back.event,
-                    back.kind,
-                    back.data,
-                    back.speaker,
-                    back.excluded
-                ),
-                (
-                    draft.audience.clone(),
-                    draft.event.clone(),
-                    draft.kind,
-                    draft.data.clone(),
-                    draft.speaker.clone(),
-                    draft.excluded
-                )
-            );
+            assert_eq!(back.draft, draft);
             bytes.clear();
             write_publication(&mut bytes, offset, at, &draft, false);
             let back = written(&bytes);
-            assert!(!back.has_data && back.data.is_empty() && back.event.is_none());
-            assert_eq!((back.key, back.version), (draft.key.clone(), draft.version));
-            assert_eq!(back.audience, draft.audience);
+            assert!(!back.has_data);
+            let rest = Draft {
+                key: draft.key.clone(),
+                version: draft.version,
+                ttl: draft.ttl,
+                is_secret: draft.is_secret,
+                ..Draft::to(APP, draft.audience, draft.kind, Bytes::new())
+            };
+            assert_eq!(back.draft, rest);
         }
     }
 
@@ -549,10 +456,7 @@ mod tests {
             let mut bytes = Vec::new();
             write_publication(&mut bytes, Offset::FIRST, Moment::default(), &draft, true);
             let first = written(&bytes);
-            let count = match &draft.audience {
-                Audience::Everyone => 1,
-                Audience::Channels(channels) => channels.len(),
-            };
+            let count = draft.audience.channels().len().max(1);
             let kinds = [
                 Left::Nothing,
                 Left::Place,
@@ -567,7 +471,7 @@ mod tests {
                 let back = written(&bytes);
                 assert_eq!(back.left.as_deref(), Some(&left[..]));
                 assert_eq!(back.has_data, matches!(wanted, Left::Kept { .. }));
-                assert_eq!(back.audience, draft.audience);
+                assert_eq!(back.draft.audience, draft.audience);
             }
         }
     }
@@ -576,12 +480,12 @@ mod tests {
     fn that_a_channel_was_emptied_is_read_back() {
         let mut bytes = Vec::new();
         write_cleared(&mut bytes, &name("a"), Offset::FIRST);
-        let back = read(&bytes);
+        let back = read(APP, &bytes);
         assert!(
             matches!(&back, Ok(Record::Cleared { channel, offset: Offset::FIRST }) if channel.as_str() == "a")
         );
         bytes.push(0);
-        assert!(read(&bytes).is_err());
+        assert!(read(APP, &bytes).is_err());
     }
 
     /// Whatever the bytes: an answer, and what is read is what would be written.
@@ -590,7 +494,7 @@ mod tests {
         let mut bytes = Vec::new();
         write_publication(&mut bytes, Offset::FIRST, Moment::default(), &drafts()[1], true);
         for end in 0..bytes.len() - 3 {
-            assert!(read(&bytes[..end]).is_err(), "cut at {end}");
+            assert!(read(APP, &bytes[..end]).is_err(), "cut at {end}");
         }
         proptest!(ProptestConfig::with_cases(2_000), |(
             at in 0..bytes.len(), to in any::<u8>(), noise in prop::collection::vec(any::<u8>(), 0..300),
@@ -598,21 +502,11 @@ mod tests {
             let mut changed = bytes.clone();
             changed[at] = to;
             for bytes in [&changed[..], &noise[..], &[&[1, 0, 0, 0, 0, 0, 0, 0], &noise[..]].concat()] {
-                if let Ok(Record::Publication(read)) = read(bytes) && read.left.is_none() {
-                    let mut draft = Draft::to(AppId::DEFAULT, read.audience, read.kind, read.data);
-                    draft.event = read.event;
-                    draft.speaker = read.speaker;
-                    draft.excluded = read.excluded;
-                    draft.key = read.key;
-                    draft.version = read.version;
-                    draft.except = read.except;
-                    draft.is_secret = read.is_secret;
-                    if read.expires_at != Moment::NEVER {
-                        draft.ttl = Some(read.expires_at - read.ordered_at);
-                    }
+                if let Ok(Record::Publication(read)) = read(APP, bytes) && read.left.is_none() {
                     let mut again = Vec::new();
-                    write_publication(&mut again, read.offset, read.ordered_at, &draft, read.has_data);
-                    prop_assert!(!read.has_data || read.expires_at < read.ordered_at || again == bytes);
+                    write_publication(&mut again, read.offset, read.ordered_at, &read.draft, read.has_data);
+                    let expired_before = read.draft.ttl == Some(Duration::ZERO);
+                    prop_assert!(!read.has_data || expired_before || again == bytes);
                 }
             }
         });

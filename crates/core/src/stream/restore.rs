@@ -22,8 +22,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::super::record::{Left, Record, Written};
-use super::{AppStreams, EVERYONE, find, note_version};
-use crate::app::AppId;
+use super::{AppStreams, EVERYONE, Table, note_version};
 use crate::channel::ChannelName;
 use crate::moment::Moment;
 use crate::position::Offset;
@@ -37,17 +36,15 @@ use super::LINGER;
 #[derive(Debug)]
 pub struct Restoring {
     streams: AppStreams,
-    app: AppId,
     now: Moment,
     doubtful: Option<Offset>,
 }
 
 impl Restoring {
     /// Begins with the streams of an app without a publication.
-    pub fn new(streams: AppStreams, app: AppId, now: Moment) -> Self {
+    pub fn new(streams: AppStreams, now: Moment) -> Self {
         Self {
             streams,
-            app,
             now,
             doubtful: None,
         }
@@ -81,8 +78,8 @@ impl Restoring {
         streams.last = streams.last.max(Some(covered));
         streams.floor = streams.floor.max(Some(covered));
         if let Some(announced) = announced {
-            streams.everyone.stream.skip(announced);
-            streams.everyone.last = streams.everyone.last.max(Some(announced));
+            streams.table.everyone.stream.skip(announced);
+            streams.table.everyone.last = streams.table.everyone.last.max(Some(announced));
         }
     }
 
@@ -98,8 +95,9 @@ impl Restoring {
             streams, doubtful, ..
         } = &mut self;
         if let Some(top) = *doubtful {
-            let channels = streams.channels.iter_mut().map(|(_, channel)| channel);
-            for channel in channels.chain([&mut streams.everyone]) {
+            let Table { named, everyone } = &mut streams.table;
+            let named = named.iter_mut().map(|(_, channel)| channel);
+            for channel in named.chain([everyone]) {
                 if channel.last < Some(top) {
                     channel.stream.skip(top);
                     channel.last = Some(top);
@@ -117,7 +115,7 @@ impl Restoring {
             None if written.has_data => Left::Kept { behind: None },
             None => Left::Place,
         };
-        let names: SmallVec<[Option<&ChannelName>; 1]> = match &written.audience {
+        let names: SmallVec<[Option<&ChannelName>; 1]> = match &written.draft.audience {
             Audience::Everyone => SmallVec::from_iter([None]),
             Audience::Channels(channels) => channels.iter().map(Some).collect(),
         };
@@ -149,7 +147,7 @@ impl Restoring {
                 }
             };
             let streams = &mut self.streams;
-            let Some(channel) = find(&mut streams.channels, &mut streams.everyone, index) else {
+            let Some(channel) = streams.table.get_mut(index) else {
                 continue;
             };
             if let (Left::Kept { behind }, Some(_)) = (this, left)
@@ -165,7 +163,7 @@ impl Restoring {
             if matches!(this, Left::Kept { .. }) {
                 kept.push(index);
             } else {
-                let (key, version) = (written.key.as_ref(), written.version);
+                let (key, version) = (written.draft.key.as_ref(), written.draft.version);
                 note_version(channel, &streams.shared, key, version);
                 channel.stream.skip(offset);
                 streams.note_if_quiet(index, self.now);
@@ -175,7 +173,7 @@ impl Restoring {
         if kept.is_empty() {
             return;
         }
-        let entry = Arc::new(written.into_entry(self.app, self.streams.epoch));
+        let entry = Arc::new(written.into_entry(self.streams.epoch));
         for index in kept {
             self.streams.keep(index, &entry, self.now);
             self.streams.note_if_quiet(index, self.now);
@@ -186,7 +184,7 @@ impl Restoring {
 impl AppStreams {
     fn left_in(&self, name: Option<&ChannelName>, offset: Offset) -> Left {
         let channel = match name {
-            None => &self.everyone,
+            None => &self.table.everyone,
             Some(name) => match self.channel(name) {
                 Some(channel) => channel,
                 None => return Left::Nothing,
@@ -224,7 +222,7 @@ impl Carrying {
         };
         let offset = written.offset;
         self.covered = self.covered.max(Some(offset));
-        let left: SmallVec<[Left; 1]> = match &written.audience {
+        let left: SmallVec<[Left; 1]> = match &written.draft.audience {
             Audience::Everyone => {
                 let left = streams.left_in(None, offset);
                 if left == Left::Nothing {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::app::AppId;
 use crate::channel::ChannelPattern;
 use crate::position::{Epoch, Position, Since};
 use crate::publication::{DataKind, Draft, Reader};
@@ -57,7 +58,7 @@ struct File {
 }
 
 fn parse(bytes: &[u8]) -> Record {
-    record::read(bytes).unwrap()
+    record::read(APP, bytes).unwrap()
 }
 
 impl Paper {
@@ -85,7 +86,7 @@ impl Paper {
 
     /// The next life, without the record of this number.
     fn restore(&self, streams: AppStreams, now: Moment, lost: Option<usize>) -> AppStreams {
-        let mut restoring = Restoring::new(streams, APP, now);
+        let mut restoring = Restoring::new(streams, now);
         let mut number = 0;
         for file in &self.0 {
             for bytes in &file.records {
@@ -384,7 +385,7 @@ fn what_came_too_late_before_comes_too_late_afterwards() {
         let mut bytes = Vec::new();
         let has_data = channel == "a";
         record::write_publication(&mut bytes, Offset::FIRST, at(0), &draft(5), has_data);
-        let mut restoring = Restoring::new(empty(99, 99), APP, at(0));
+        let mut restoring = Restoring::new(empty(99, 99), at(0));
         restoring.take(parse(&bytes));
         let streams = restoring.finish();
         let late = streams.are_stale(&[draft(5), draft(6), draft(6), draft(7)]);

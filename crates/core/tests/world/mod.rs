@@ -348,7 +348,7 @@ impl World {
                     .catch_up(missing, &replay, &mut queue, |_| panic!("each has a form"));
             }
             if let Some(last) = rest[..delivered.taken].last() {
-                shard.delivered = Some(last.position);
+                shard.delivered = Some(last.position());
             }
             rest = &rest[delivered.taken..];
         }
@@ -419,7 +419,7 @@ impl World {
         }
         let mut past = Vec::new();
         for entry in &replay.entries {
-            let channel = entry.channels().iter().find(|name| names.contains(name));
+            let channel = entry.channel_among(&names);
             past.extend_from_slice(&plain::encode_entry(entry, channel, listener.form));
         }
         if replay.is_gap {

@@ -99,8 +99,8 @@ fn document(node: &Node, listen: &Listen, heard: &[ChannelName], replay: &Replay
         .entries
         .iter()
         .map(|entry| {
-            let channel = entry.channels().iter().find(|name| heard.contains(name));
-            plain::meta(entry, channel, &entry.position.to_string())
+            let channel = entry.channel_among(heard);
+            plain::meta(entry, channel, &entry.position().to_string())
         })
         .collect();
     let gap = if replay.is_gap { ",\"gap\":true" } else { "" };

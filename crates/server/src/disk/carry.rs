@@ -122,7 +122,7 @@ impl Disk {
                     match met {
                         Met::End => {}
                         Met::Unreadable => unreadable += 1,
-                        Met::Record(bytes) => match record::read(bytes) {
+                        Met::Record(bytes) => match record::read(self.app, bytes) {
                             Ok(record) => records.push(record),
                             Err(_) => unreadable += 1,
                         },

@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::limits::seconds;
 use fanfare_core::moment::Moment;
@@ -162,6 +163,7 @@ impl Serialize for Sync {
 
 /// The journal of one app. See the module's head.
 pub struct Disk {
+    app: AppId,
     folder: PathBuf,
     _lock: Arc<File>,
     sync: Sync,

@@ -129,7 +129,8 @@ impl Folder {
         let epoch = epoch.map_or(wanted.epoch, Epoch);
         let streams = AppStreams::new(epoch, wanted.shards, wanted.rules, Arc::clone(&wanted.shared));
         let mut reading = Reading {
-            restoring: Restoring::new(streams, wanted.app, wanted.now),
+            app: wanted.app,
+            restoring: Restoring::new(streams, wanted.now),
             met: Tally::default(),
             sealed: Vec::new(),
             boot,
@@ -161,6 +162,7 @@ impl Folder {
             );
         }
         let journal = Disk {
+            app: wanted.app,
             sync: wanted.sync,
             file_bytes: wanted.file_bytes,
             bytes_max: bytes_max(wanted.shared.history_bytes_max, wanted.shared.channels_max),
@@ -202,6 +204,7 @@ impl Folder {
 }
 
 struct Reading {
+    app: AppId,
     restoring: Restoring,
     met: Tally,
     sealed: Vec<Sealed>,
@@ -240,7 +243,7 @@ impl Reading {
             let record = match met {
                 Met::End => continue,
                 Met::Unreadable => None,
-                Met::Record(bytes) => record::read(bytes).ok(),
+                Met::Record(bytes) => record::read(self.app, bytes).ok(),
             };
             let Some(record) = record else {
                 unreadable += 1;

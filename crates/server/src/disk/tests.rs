@@ -96,8 +96,13 @@ impl Life {
             .lock()
             .read(&[name(channel)], since, Reader::default(), Moment::default());
         for entry in &replay.entries {
-            let text = std::str::from_utf8(&entry.data).unwrap();
-            let to = entry.channels().first().map_or("*", ChannelName::as_str);
+            let text = std::str::from_utf8(&entry.draft.data).unwrap();
+            let to = entry
+                .draft
+                .audience
+                .channels()
+                .first()
+                .map_or("*", ChannelName::as_str);
             assert!(
                 text.starts_with(&format!("{} {to} ", entry.offset.get())),
                 "{text}"

@@ -207,7 +207,7 @@ impl Engine for MemoryEngine {
                 return Err(Refusal::Overloaded);
             };
             receipts.push(Receipt {
-                position: publication.position,
+                position: publication.position(),
                 listeners,
                 is_stale: false,
                 is_repeat: false,

@@ -446,7 +446,7 @@ impl Past {
         };
         for entry in &replay.entries {
             // Of several channels it is told the one that a live publication would name.
-            let channel = entry.channels().iter().find(|name| channels.contains(name));
+            let channel = entry.channel_among(channels);
             past.bytes
                 .extend_from_slice(&plain::encode_entry(entry, channel, form));
             past.replayed += 1;

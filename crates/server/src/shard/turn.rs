@@ -181,19 +181,19 @@ impl State {
                     .catch_up(&missing, &replay, &mut queue, |slot| untold.push(slot));
                 metrics.repairs.add(1);
             }
-            if first.app != AppId::PROBE {
+            if first.draft.app != AppId::PROBE {
                 metrics
                     .deliveries
                     .add(deliveries.saturating_sub(slow.len() * run.len()));
             }
             if let Some(last) = run.last()
-                && last.app == AppId::DEFAULT
+                && last.draft.app == AppId::DEFAULT
             {
-                self.delivered = Some(last.position);
+                self.delivered = Some(last.position());
             }
             let (count, bytes) = (
                 run.len(),
-                run.iter().map(|publication| publication.data.len()).sum(),
+                run.iter().map(|publication| publication.draft.data.len()).sum(),
             );
             self.inbox.drain(..count);
             for slot in untold {

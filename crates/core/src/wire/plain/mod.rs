@@ -44,10 +44,10 @@ struct Meta<'a> {
 /// The bytes of a publication for the subscribers of `place` that speak `form`.
 pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes {
     match form {
-        WireForm::WebSocketRawDeflate if publication.is_secret => {
+        WireForm::WebSocketRawDeflate if publication.draft.is_secret => {
             publication.encoded(place, WireForm::WebSocketRaw)
         }
-        WireForm::WebSocketMetaDeflate if publication.is_secret => {
+        WireForm::WebSocketMetaDeflate if publication.draft.is_secret => {
             publication.encoded(place, WireForm::WebSocketMeta)
         }
         WireForm::WebSocketRawDeflate => {
@@ -64,11 +64,11 @@ pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes
 /// a session that has agreed on compression reads plain frames too.
 pub fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm) -> Bytes {
     // Not for the raw WebSocket form, which shows no id and is the most frequent.
-    let id = || entry.position.to_string();
+    let id = || entry.position().to_string();
     match form {
-        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate => match entry.kind {
-            DataKind::Text => websocket::text(&entry.data),
-            DataKind::Binary => websocket::binary(&entry.data),
+        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate => match entry.draft.kind {
+            DataKind::Text => websocket::text(&entry.draft.data),
+            DataKind::Binary => websocket::binary(&entry.draft.data),
         },
         WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => {
             websocket::text(meta(entry, channel, &id()).as_bytes())
@@ -78,12 +78,14 @@ pub fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm
             stream_event(&id, None, meta(entry, channel, &id).as_bytes())
         }
         WireForm::EventStreamRaw => {
-            let event = entry.event.as_ref().map(EventName::as_str);
-            match entry.kind {
-                DataKind::Text => stream_event(&id(), event, &entry.data),
-                DataKind::Binary => {
-                    stream_event(&id(), Some("binary"), STANDARD.encode(&entry.data).as_bytes())
-                }
+            let event = entry.draft.event.as_ref().map(EventName::as_str);
+            match entry.draft.kind {
+                DataKind::Text => stream_event(&id(), event, &entry.draft.data),
+                DataKind::Binary => stream_event(
+                    &id(),
+                    Some("binary"),
+                    STANDARD.encode(&entry.draft.data).as_bytes(),
+                ),
             }
         }
         WireForm::Notice => Bytes::from_static(b"."),
@@ -92,17 +94,17 @@ pub fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm
 
 /// An entry as one JSON object: the meta form, as documents have it too.
 pub fn meta(entry: &Entry, channel: Option<&ChannelName>, id: &str) -> String {
-    let text = match entry.kind {
-        DataKind::Text => std::str::from_utf8(&entry.data).ok(),
+    let text = match entry.draft.kind {
+        DataKind::Text => std::str::from_utf8(&entry.draft.data).ok(),
         DataKind::Binary => None,
     };
     let meta = Meta {
         id,
         channel: channel.map_or(EVERYONE, ChannelName::as_str),
-        event: entry.event.as_ref().map(EventName::as_str),
-        user: entry.speaker.as_deref(),
+        event: entry.draft.event.as_ref().map(EventName::as_str),
+        user: entry.draft.speaker.as_deref(),
         data: text,
-        base64: text.is_none().then(|| STANDARD.encode(&entry.data)),
+        base64: text.is_none().then(|| STANDARD.encode(&entry.draft.data)),
     };
     serde_json::to_string(&meta).unwrap_or_default()
 }

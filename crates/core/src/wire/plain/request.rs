@@ -15,9 +15,7 @@ use smallvec::SmallVec;
 use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
 use crate::position::Since;
-use crate::publication::{
-    Audience, CHANNELS_PER_PUBLICATION_MAX, Draft, EventName, PublicationKey, WireForm,
-};
+use crate::publication::{CHANNELS_PER_PUBLICATION_MAX, Draft, EventName, PublicationKey, WireForm};
 use crate::session_id::SessionId;
 use crate::stream::Resume;
 use crate::user::UserId;
@@ -73,11 +71,7 @@ pub struct Kept {
 impl Kept {
     /// Writes it into a draft, if that can be.
     pub fn apply(self, draft: &mut Draft) -> Result<(), Refusal> {
-        let channels = match &draft.audience {
-            Audience::Channels(channels) => channels.len(),
-            Audience::Everyone => 0,
-        };
-        if self.version.is_some() && channels != 1 {
+        if self.version.is_some() && draft.audience.channels().len() != 1 {
             return Err(Refusal::bad_request("version is for a message to one channel"));
         }
         draft.key = self.key;
@@ -338,7 +332,7 @@ mod tests {
             };
             let session = request
                 .session
-                .map_or(String::new(), |id| format!(" session={}", id.0));
+                .map_or(String::new(), |id| format!(" session={}", { id.0 }));
             let open = if request.open { " open" } else { "" };
             let wait = request
                 .wait_seconds
