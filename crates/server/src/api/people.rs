@@ -67,19 +67,15 @@ async fn answer_to(
             let close = |keys| What::Close(keys, why.clone());
             connections(node, &user, only, close).await
         }
-        (&Method::PUT, PersonRequest::InChannel { channel, user }) => {
+        (&Method::PUT | &Method::DELETE, PersonRequest::InChannel { channel, user }) => {
             node.rules
                 .policy
                 .permit(&channel, Operation::Terminate, &identity)?;
-            let join = |keys| What::Join(keys, channel.clone());
-            connections(node, &user, |_| true, join).await
-        }
-        (&Method::DELETE, PersonRequest::InChannel { channel, user }) => {
-            node.rules
-                .policy
-                .permit(&channel, Operation::Terminate, &identity)?;
-            let leave = |keys| What::Leave(keys, channel.clone());
-            connections(node, &user, |_| true, leave).await
+            let what = |keys| match *method {
+                Method::PUT => What::Join(keys, channel.clone()),
+                _ => What::Leave(keys, channel.clone()),
+            };
+            connections(node, &user, |_| true, what).await
         }
         (_, PersonRequest::One { .. }) => Err(Refusal::MethodNotAllowed {
             allow: "GET, POST, DELETE",
@@ -104,15 +100,8 @@ pub(super) async fn delete(
         .policy
         .permit(channel, Operation::Terminate, &identity)?;
     node.engine.clear(AppId::DEFAULT, channel, node.clock.now())?;
-    let mut answers = Vec::new();
-    for commands in &node.commands {
-        let why = Disconnect::Deleted;
-        answers.push(commands.send(What::CloseListeners(AppId::DEFAULT, channel.clone(), why))?);
-    }
-    let mut count = 0;
-    for answer in answers {
-        count += answer.await.unwrap_or(0);
-    }
+    let close = || What::CloseListeners(AppId::DEFAULT, channel.clone(), Disconnect::Deleted);
+    let count = carried_out((0..node.commands.len()).map(|shard| (shard, close())), node).await?;
     Ok(json(format!("{{\"listeners\":{count}}}\n")))
 }
 
@@ -157,17 +146,24 @@ async fn connections(
             by_shard.entry(place.shard).or_default().push(place.key);
         }
     }
+    let commands = by_shard.into_iter().map(|(shard, keys)| (shard, what(keys)));
+    let count = carried_out(commands, node).await?;
+    Ok(json(format!("{{\"connections\":{count}}}\n")))
+}
+
+/// Sends commands to shards, and waits until all are carried out: on how many sessions.
+async fn carried_out(commands: impl Iterator<Item = (usize, What)>, node: &Node) -> Result<usize, Refusal> {
     let mut answers = Vec::new();
-    for (shard, keys) in by_shard {
-        if let Some(commands) = node.commands.get(shard) {
-            answers.push(commands.send(what(keys))?);
+    for (shard, what) in commands {
+        if let Some(shard) = node.commands.get(shard) {
+            answers.push(shard.send(what)?);
         }
     }
     let mut count = 0;
     for answer in answers {
         count += answer.await.unwrap_or(0);
     }
-    Ok(json(format!("{{\"connections\":{count}}}\n")))
+    Ok(count)
 }
 
 #[cfg(test)]

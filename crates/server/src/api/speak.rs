@@ -34,7 +34,7 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
     let identity = door::identify(node, asked, Purpose::Post)?;
     let plain =
         PlainRequest::parse(asked.path, asked.query, limits.subscriptions_max).ok_or_else(not_found)??;
-    let once = idempotency_key(fields)?.map(|key| own_key(&identity, key));
+    let once = once(fields, &identity)?;
     let once = once.as_deref();
     let is_batch = plain.target == Target::PerMessage && is_ndjson(fields);
     if is_batch {
@@ -50,24 +50,14 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
             draft.speaker = identity.user().cloned();
         }
         let receipts = node.publisher.publish_all(drafts.into(), once)?;
-        return Ok(json(
-            receipts
-                .iter()
-                .map(|receipt| format!("{}\n", line(receipt)))
-                .collect(),
-        ));
+        return Ok(json(lines(&receipts)));
     }
     let audience = match plain.speak_channels()? {
         [] => Audience::Everyone,
         channels => Audience::Channels(channels.into()),
     };
     let receipts = say(shard, asking, &identity, plain, audience, once).await?;
-    Ok(json(
-        receipts
-            .iter()
-            .map(|receipt| format!("{}\n", line(receipt)))
-            .collect(),
-    ))
+    Ok(json(lines(&receipts)))
 }
 
 /// `POST /user/{id}`: to all connections of a person, whatever they listen to.
@@ -83,7 +73,7 @@ pub(super) async fn to_user(
     let identity = door::identify(node, &asking.asked, Purpose::Post)?;
     // The switches are those of a channel's POST.
     let plain = PlainRequest::parse("/ch/x", asking.asked.query, 1).ok_or_else(not_found)??;
-    let once = idempotency_key(&asking.head.headers)?.map(|key| own_key(&identity, key));
+    let once = once(&asking.head.headers, &identity)?;
     let audience = Audience::Channels(SmallVec::from_iter([user.channel()]));
     let receipts = say(shard, asking, &identity, plain, audience, once.as_deref()).await?;
     let connections = node.people.lock().connections(user).len();
@@ -132,36 +122,37 @@ fn permit_version(draft: &Draft, identity: &Identity) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn line(receipt: &Receipt) -> String {
-    let stale = if receipt.is_stale { ",\"stale\":true" } else { "" };
-    format!(
-        "{{\"id\":\"{}\",\"listeners\":{}{stale}}}",
-        receipt.position, receipt.listeners
-    )
+/// One line of an answer for each receipt.
+fn lines(receipts: &Receipts) -> String {
+    let line = |receipt: &Receipt| {
+        let stale = if receipt.is_stale { ",\"stale\":true" } else { "" };
+        format!(
+            "{{\"id\":\"{}\",\"listeners\":{}{stale}}}\n",
+            receipt.position, receipt.listeners
+        )
+    };
+    receipts.iter().map(line).collect()
 }
 
-/// The key under which this is to be published only once.
-fn idempotency_key(fields: &HeaderMap) -> Result<Option<&str>, Refusal> {
+/// The key under which this is to be published only once, as one of its sender's: so nobody takes a key
+/// which somebody else is about to use, and with it the place of what is published under it. Neither
+/// user nor key holds a line break.
+fn once(fields: &HeaderMap, identity: &Identity) -> Result<Option<String>, Refusal> {
     let Some(value) = fields.get("idempotency-key") else {
         return Ok(None);
     };
     let key = value.to_str().ok();
     let fits = |key: &&str| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len());
-    key.filter(fits).map(Some).ok_or_else(|| {
+    let key = key.filter(fits).ok_or_else(|| {
         Refusal::bad_request(format!(
             "an Idempotency-Key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible characters"
         ))
-    })
-}
-
-/// An idempotency key as one of its sender's, so that nobody takes a key which somebody else is about
-/// to use, and with it the place of what is published under it. Neither user nor key holds a line break.
-fn own_key(identity: &Identity, key: &str) -> String {
-    match (identity, identity.user()) {
+    })?;
+    Ok(Some(match (identity, identity.user()) {
         (Identity::Server, _) => format!("server\n{key}"),
         (Identity::Client(_), Some(user)) => format!("user {user}\n{key}"),
         (Identity::Client(_), None) => format!("anybody\n{key}"),
-    }
+    }))
 }
 
 fn permit(node: &Node, audience: &Audience, identity: &Identity) -> Result<(), Refusal> {
