@@ -50,7 +50,7 @@ const MAILBOX_FAULTS: [(&str, &[Change], &[Change]); 3] = [
 ];
 
 /// Faults in the memory engine.
-const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
+const ENGINE_FAULTS: [(&str, &[Change]); 4] = [
     // Offsets in one order, mailboxes in another.
     (
         "pushed_outside_the_lock",
@@ -84,10 +84,18 @@ const ENGINE_FAULTS: [(&str, &[Change]); 3] = [
     (
         "read_before_listening",
         &[(
-            "        ordered.streams.subscribe(shard, channels, resume, reader, now)\n",
+            "        let replay = ordered.streams.subscribe(shard, channels, resume, reader, now)?;\n",
             "        let replay = ordered.streams.read(channels, resume, reader, now);\n        drop(ordered);\n        \
              let mut ordered = self.app(app)?.ordered.lock();\n        \
-             ordered.streams.subscribe(shard, channels, Resume::Now, reader, now)?;\n        Ok(replay)\n",
+             ordered.streams.subscribe(shard, channels, Resume::Now, reader, now)?;\n",
+        )],
+    ),
+    // Who listens is there for its channels in one step, for announcements in another.
+    (
+        "joined_later",
+        &[(
+            "        if is_new {\n",
+            "        drop(ordered);\n        let mut ordered = self.app(app)?.ordered.lock();\n        if is_new {\n",
         )],
     ),
 ];

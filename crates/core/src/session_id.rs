@@ -6,7 +6,7 @@ use std::fmt;
 ///
 /// Drawn at random by the server, so that it cannot be guessed; shown as 22 letters and digits.
 // Aligned like other numbers: every kept entry may have one, and would be rounded up to 16 bytes.
-#[repr(packed(8))]
+#[repr(C, packed(8))]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct SessionId(pub u128);
 

@@ -17,7 +17,9 @@ use fanfare_core::stream::app::Shared;
 use fanfare_core::stream::{HistoryLimits, HistoryRules, Resume};
 
 use crate::engine::{Drafts, Engine, Listening, Mailboxes, MemoryEngine, Once};
-use crate::planted::{audience_of_an_earlier_moment, pushed_outside_the_lock, read_before_listening};
+use crate::planted::{
+    audience_of_an_earlier_moment, joined_later, pushed_outside_the_lock, read_before_listening,
+};
 use crate::shard::mailbox::Mailbox;
 
 /// The only app.
@@ -41,11 +43,19 @@ pub fn channel(text: &str) -> ChannelName {
     ChannelName::new(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
+/// What stands for an announcement where channels are named.
+pub const EVERYONE: &str = "*";
+
+/// The channel of the last publication, which each shard has a listener of.
+pub const END: &str = "end";
+
 /// A publication to these channels.
 pub fn draft(channels: &[&str]) -> Draft {
-    let mut draft = Draft::new(APP, channel("x"), DataKind::Text, Bytes::from_static(b"x"));
-    draft.audience = Audience::Channels(channels.iter().map(|text| channel(text)).collect());
-    draft
+    let audience = match channels {
+        [EVERYONE] => Audience::Everyone,
+        _ => Audience::Channels(channels.iter().map(|text| channel(text)).collect()),
+    };
+    Draft::to(APP, audience, DataKind::Text, Bytes::from_static(b"x"))
 }
 
 /// Publishes to these channels.
@@ -110,22 +120,20 @@ pub fn engine(mailboxes: &Mailboxes) -> Arc<dyn Engine> {
 }
 
 /// The engines with a fault: its name, and what the proofs say when they find it.
-pub const FAULTY_ENGINES: [(&str, MakeEngine, &str); 3] = [
+pub const FAULTY_ENGINES: [(&str, MakeEngine); 4] = [
     (
         "pushed_outside_the_lock",
         engine_of!(pushed_outside_the_lock::MemoryEngine),
-        "should have heard",
     ),
     (
         "audience_of_an_earlier_moment",
         engine_of!(audience_of_an_earlier_moment::MemoryEngine),
-        "should have heard",
     ),
     (
         "read_before_listening",
         engine_of!(read_before_listening::MemoryEngine),
-        "should have heard",
     ),
+    ("joined_later", engine_of!(joined_later::MemoryEngine)),
 ];
 
 fn place(offset: Option<Offset>) -> Place {
@@ -154,6 +162,13 @@ pub struct Stay {
     pub position: Place,
     /// The last publication that its shard had delivered when it left, or that it got on entering.
     pub until: Place,
+}
+
+impl Stay {
+    /// Whether a publication to `channels` is for it.
+    fn is_for(&self, channels: &[&str]) -> bool {
+        channels == [EVERYONE] || self.channels.iter().any(|(name, _)| channels.contains(name))
+    }
 }
 
 /// How a listener enters.
@@ -221,6 +236,7 @@ impl Shard {
             channels: &names.iter().map(|name| channel(name)).collect::<Vec<_>>(),
             resume: since.map_or(Resume::Now, Resume::Since),
             reader: Reader::default(),
+            is_new: true,
         };
         let replay = self
             .engine
@@ -229,7 +245,6 @@ impl Shard {
         let position = place(replay.position.offset);
         let begin = seen.filter(|_| !replay.is_gap).unwrap_or(position);
         let channels: Vec<_> = names.iter().map(|name| (*name, begin)).collect();
-        self.engine.join(APP, self.index);
         if self.entering == Entering::Delivering {
             self.deliver();
         }
@@ -259,13 +274,13 @@ impl Shard {
         let Some(mut stay) = self.here.remove(&slot) else {
             return 0;
         };
-        let (engine, index) = (&self.engine, self.index);
+        let mut channels = Vec::new();
         self.hub.leave(slot, |topic| {
             if let Topic::Channel(channel) = topic {
-                engine.unsubscribe(APP, index, channel, now());
+                channels.push(channel.clone());
             }
         });
-        engine.leave(APP, index);
+        self.engine.leave(APP, self.index, &channels, now());
         stay.until = self.delivered.max(stay.position);
         let begun = stay.channels.iter().map(|(_, since)| *since).min();
         let seen = stay.heard.last().copied().or(begun).unwrap_or(0);
@@ -295,7 +310,7 @@ impl Shard {
                 self.ended |= publication
                     .places()
                     .iter()
-                    .any(|place| place.channel.as_ref().is_some_and(|name| name.as_str() == "end"));
+                    .any(|place| place.channel.as_ref().is_some_and(|name| name.as_str() == END));
             }
             let here = &mut self.here;
             let delivered = self.hub.deliver(run, |slot, bytes| {
@@ -356,11 +371,8 @@ pub fn judge(accepted: &Accepted, stays: &[Stay]) {
         let expected: BTreeSet<Place> = accepted
             .iter()
             .filter(|(at, channels)| {
-                **at <= stay.until
-                    && stay
-                        .channels
-                        .iter()
-                        .any(|(name, since)| *at > since && channels.contains(name))
+                let begins = stay.channels.iter().map(|(_, since)| since).min();
+                **at <= stay.until && Some(*at) > begins && stay.is_for(channels)
             })
             .map(|(at, _)| *at)
             .collect();
@@ -371,8 +383,10 @@ pub fn judge(accepted: &Accepted, stays: &[Stay]) {
         let Some((seen, is_gap)) = stay.back else {
             continue;
         };
-        // More than is kept was missed of one of its channels, and only then it is told so.
-        let is_short = stay.channels.iter().any(|(name, _)| {
+        // More than is kept was missed of one of its channels, or of announcements, and only then it is
+        // told so.
+        let channels = stay.channels.iter().map(|(name, _)| name).chain([&EVERYONE]);
+        let is_short = channels.into_iter().any(|name| {
             let missed = accepted
                 .iter()
                 .filter(|(at, channels)| seen < **at && **at <= stay.position && channels.contains(name));

@@ -41,6 +41,6 @@ pub mod planted {
     }
 
     planted!(wake_before_push wake_judged_after_unlock room_judged_before_counting);
-    planted!(pushed_outside_the_lock audience_of_an_earlier_moment read_before_listening);
+    planted!(pushed_outside_the_lock audience_of_an_earlier_moment read_before_listening joined_later);
     planted!(looked_before_making);
 }

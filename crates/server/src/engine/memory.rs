@@ -232,8 +232,13 @@ impl Engine for MemoryEngine {
             channels,
             resume,
             reader,
+            is_new,
         } = *listening;
-        ordered.streams.subscribe(shard, channels, resume, reader, now)
+        let replay = ordered.streams.subscribe(shard, channels, resume, reader, now)?;
+        if is_new {
+            ordered.streams.join(shard);
+        }
+        Ok(replay)
     }
 
     fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName, now: Moment) {
@@ -242,16 +247,13 @@ impl Engine for MemoryEngine {
         }
     }
 
-    fn join(&self, app: AppId, shard: usize) {
-        if let Ok(app) = self.app(app) {
-            app.ordered.lock().streams.join(shard);
+    fn leave(&self, app: AppId, shard: usize, channels: &[ChannelName], now: Moment) {
+        let Ok(app) = self.app(app) else { return };
+        let streams = &mut app.ordered.lock().streams;
+        for channel in channels {
+            streams.unsubscribe(shard, channel, now);
         }
-    }
-
-    fn leave(&self, app: AppId, shard: usize) {
-        if let Ok(app) = self.app(app) {
-            app.ordered.lock().streams.leave(shard);
-        }
+        streams.leave(shard);
     }
 
     fn read(

@@ -81,6 +81,8 @@ pub struct Listening<'a> {
     pub resume: Resume,
     /// Who it is: what is not for it is not given to it.
     pub reader: Reader<'a>,
+    /// Whether it is a new session, which from the same point on hears announcements too.
+    pub is_new: bool,
 }
 
 /// Orders publications and hands them to the shards. See the module's head for what an
@@ -102,11 +104,8 @@ pub trait Engine: Send + Sync {
     /// One listener fewer.
     fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName, now: Moment);
 
-    /// One more session on `shard`, whatever it listens to: it hears announcements.
-    fn join(&self, app: AppId, shard: usize);
-
-    /// One session fewer.
-    fn leave(&self, app: AppId, shard: usize);
+    /// One session fewer, with all that it listened to.
+    fn leave(&self, app: AppId, shard: usize, channels: &[ChannelName], now: Moment);
 
     /// What is kept of channels (of announcements, if there are none), for someone who does not
     /// listen.
@@ -135,20 +134,16 @@ pub trait Engine: Send + Sync {
     fn counts(&self) -> Counts;
 
     /// Does what can wait, and may block: called again and again by a thread of its own.
-    fn tend(&self) {}
+    fn tend(&self);
 
-    /// Whether publications can be stored, as far as is known.
-    fn is_failing(&self) -> bool {
-        false
-    }
+    /// Whether publications cannot be stored, as far as is known.
+    fn is_failing(&self) -> bool;
 
     /// Makes everything last that should outlive the process. Nothing is published afterwards.
-    fn close(&self) {}
+    fn close(&self);
 
     /// What is stored, for metrics; `None` if nothing is.
-    fn journal_counts(&self) -> Option<JournalCounts> {
-        None
-    }
+    fn journal_counts(&self) -> Option<JournalCounts>;
 }
 
 /// The mailboxes of all shards, by shard number.

@@ -93,11 +93,22 @@ fn now() -> Moment {
 }
 
 fn subscribe(engine: &impl Engine, shard: usize, channel: &str, resume: Resume) -> Result<Replay, Refusal> {
+    listen(engine, shard, &[name(channel)], resume, false)
+}
+
+fn listen(
+    engine: &impl Engine,
+    shard: usize,
+    channels: &[ChannelName],
+    resume: Resume,
+    is_new: bool,
+) -> Result<Replay, Refusal> {
     let listening = Listening {
         shard,
-        channels: &[name(channel)],
+        channels,
         resume,
         reader: Reader::default(),
+        is_new,
     };
     engine.subscribe(APP, &listening, now())
 }
@@ -145,18 +156,28 @@ fn offsets_rise_over_the_app_and_are_tied_within_a_channel() {
 fn only_listening_shards_are_told() {
     each(100, |engine, mailboxes| {
         subscribe(engine, 0, "a", Resume::Now).unwrap();
-        subscribe(engine, 1, "b", Resume::Now).unwrap();
-        engine.join(APP, 1);
+        listen(engine, 1, &[name("b")], Resume::Now, true).unwrap();
         assert_eq!(publish(engine, &["a"]).unwrap().listeners, 1);
         assert_eq!(publish(engine, &["c"]).unwrap().listeners, 0);
         assert_eq!(publish(engine, &["a", "b"]).unwrap().listeners, 2);
         assert_eq!(publish(engine, &["*"]).unwrap().listeners, 1);
         assert_eq!((arrived(mailboxes, 0).len(), arrived(mailboxes, 1).len()), (2, 2));
         engine.unsubscribe(APP, 0, &name("a"), now());
-        engine.leave(APP, 1);
-        publish(engine, &["a"]).unwrap();
+        engine.leave(APP, 1, &[name("b")], now());
+        publish(engine, &["a", "b"]).unwrap();
         publish(engine, &["*"]).unwrap();
         assert!(arrived(mailboxes, 0).is_empty() && arrived(mailboxes, 1).is_empty());
+    });
+}
+
+#[test]
+fn a_session_that_is_refused_does_not_count() {
+    each(100, |engine, mailboxes| {
+        let too_many: Vec<ChannelName> = ["a", "b", "c", "d"].map(name).into();
+        let refused = listen(engine, 0, &too_many, Resume::Now, true);
+        assert_eq!(refused.unwrap_err(), Refusal::Full);
+        assert_eq!(publish(engine, &["*"]).unwrap().listeners, 0);
+        assert!(arrived(mailboxes, 0).is_empty());
     });
 }
 

@@ -130,6 +130,7 @@ impl State {
             channels: std::slice::from_ref(channel),
             resume: Resume::Now,
             reader: Reader::default(),
+            is_new: false,
         };
         let Ok(replay) = node.engine.subscribe(app, &listening, node.clock.now()) else {
             return false;

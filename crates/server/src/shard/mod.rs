@@ -50,7 +50,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::line::Line;
-use crate::node::Node;
+use crate::node::{Node, Place};
 
 pub(crate) mod command;
 mod connection;
@@ -206,6 +206,14 @@ impl Shard {
             state: RefCell::new(state),
             work: Notify::new(),
         }))
+    }
+
+    /// Where a connection of this shard is.
+    fn place(&self, key: Key) -> Place {
+        Place {
+            shard: self.index,
+            key,
+        }
     }
 
     /// Now, in the time that sessions know.

@@ -34,7 +34,6 @@ use crate::door::{self, Asked, Listen};
 use crate::engine::Listening;
 use crate::line::Line;
 use crate::log_gate::Kind;
-use crate::node;
 
 /// What a browser is told to wait before it connects a stream again, at least and in addition at
 /// most.
@@ -317,8 +316,7 @@ impl State {
             Some(id) => id,
             None => random_id()?,
         };
-        let own = (!listen.echo).then_some(id);
-        // Who wants its echo is never left out, live as in a replay: nothing is excluded from this name.
+        // Who wants its echo is never left out, live or in a replay: nothing is excluded from this name.
         let name = if listen.echo { random_id()? } else { id };
         let heard = listen.heard();
         let listening = Listening {
@@ -326,12 +324,12 @@ impl State {
             channels: &heard,
             resume: listen.resume,
             reader: Reader {
-                session: own,
+                session: Some(name),
                 user: listen.user(),
             },
+            is_new: true,
         };
         let replay = node.engine.subscribe(listen.app, &listening, node.clock.now())?;
-        node.engine.join(listen.app, shard.index);
         self.hub.join(key.slot, name, listen.app, listen.form);
         let channels: SmallVec<[ChannelName; 1]> = listen
             .channels
@@ -380,6 +378,11 @@ impl State {
                 connection.stage = Stage::Open(Box::new(open));
             }
         }
+        // Before anything that may close it, which arms for sooner.
+        if let Some(connection) = self.get(key) {
+            connection.armed = u64::MAX;
+        }
+        self.arm(key, timeout);
         if !past.bytes.is_empty() {
             self.send(shard, key, past.bytes.into());
         }
@@ -393,10 +396,6 @@ impl State {
         if past.is_untold {
             self.close_session(shard, key, Disconnect::Gap);
         }
-        if let Some(connection) = self.get(key) {
-            connection.armed = u64::MAX;
-        }
-        self.arm(key, timeout);
         Ok(())
     }
 
@@ -477,10 +476,7 @@ impl Past {
 /// has too many, her oldest one is closed, wherever that is.
 fn arrive(shard: &Shard, key: Key, session: SessionId, user: &UserId, channels: &[ChannelName]) {
     let node = &shard.node;
-    let place = node::Place {
-        shard: shard.index,
-        key,
-    };
+    let place = shard.place(key);
     let mut people = node.people.lock();
     for channel in channels {
         people.enter(channel, user);

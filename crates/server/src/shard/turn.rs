@@ -11,7 +11,7 @@ use bytes::Bytes;
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
-use fanfare_core::hub::{Hub, Missing, Parcel, Slot};
+use fanfare_core::hub::{Hub, Missing, Parcel, Slot, Topic};
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::{Flushed, Tag};
 use fanfare_core::position::Since;
@@ -22,6 +22,7 @@ use fanfare_core::wire::{plain, sse};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown};
+use smallvec::SmallVec;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::line::Line;
 use crate::log_gate::Kind;
-use crate::node::{self, Node};
+use crate::node::Node;
 
 /// Time for a peer to take its last bytes and close, before the socket is closed anyway.
 pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -718,23 +719,18 @@ impl State {
 
     fn leave(&mut self, shard: &Shard, key: Key, open: &super::connection::Open, why: &Disconnect) {
         let node = &shard.node;
-        let user = open.user();
+        let mut channels: SmallVec<[ChannelName; 1]> = SmallVec::new();
         self.hub.leave(key.slot, |topic| {
-            if let fanfare_core::hub::Topic::Channel(channel) = topic {
-                node.engine
-                    .unsubscribe(open.app, shard.index, channel, node.clock.now());
-                if let Some(user) = user {
-                    node.people.lock().leave(channel, user);
-                }
+            if let Topic::Channel(channel) = topic {
+                channels.push(channel.clone());
             }
         });
-        node.engine.leave(open.app, shard.index);
-        if let Some(user) = user {
-            let place = node::Place {
-                shard: shard.index,
-                key,
-            };
-            node.people.lock().depart(user, place, node.clock.now());
+        let now = node.clock.now();
+        node.engine.leave(open.app, shard.index, &channels, now);
+        if let Some(user) = open.user() {
+            let mut people = node.people.lock();
+            channels.iter().for_each(|channel| people.leave(channel, user));
+            people.depart(user, shard.place(key), now);
         }
         if open.app == AppId::PROBE {
             return;
