@@ -127,11 +127,15 @@ impl Refusal {
         }
     }
 
-    /// Seconds for a `Retry-After` field, where coming back makes sense.
-    pub fn retry_after_seconds(&self) -> Option<u32> {
+    /// A field that an HTTP answer must have with this, if there is one: when coming back makes
+    /// sense, which methods the path answers (RFC 9110 section 10.2.1), how to show who one is
+    /// (section 11.6.1).
+    pub fn field(&self) -> Option<(&'static str, &'static str)> {
         match self {
-            Self::Overloaded => Some(1),
-            Self::Full | Self::Storage | Self::Draining => Some(5),
+            Self::Overloaded => Some(("Retry-After", "1")),
+            Self::Full | Self::Storage | Self::Draining => Some(("Retry-After", "5")),
+            Self::MethodNotAllowed { allow } => Some(("Allow", allow)),
+            Self::Unauthorized(_) => Some(("WWW-Authenticate", "Bearer")),
             _ => None,
         }
     }

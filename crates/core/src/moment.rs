@@ -7,7 +7,8 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time: milliseconds since the driver's start. Monotonic, unrelated to the calendar.
+/// A point in time: milliseconds since some start of the driver's choice, for instance 1970. Monotonic:
+/// it does not follow when the calendar is set anew.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Moment(u64);
 

@@ -104,7 +104,7 @@ fn rules() -> Vec<(AppId, HistoryRules)> {
 macro_rules! engine_of {
     ($($engine:ident)::+) => {
         |mailboxes: &Mailboxes| -> Arc<dyn Engine> {
-            let shared = Shared::new(100, usize::MAX);
+            let shared = Shared::new(100, usize::MAX, 0);
             let once = Once {
                 age: std::time::Duration::ZERO,
                 keys_max: 0,

@@ -20,7 +20,7 @@ impl Clock {
     pub fn start() -> Self {
         Self {
             start: Instant::now(),
-            start_since_epoch: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            start_since_epoch: unix_now(),
         }
     }
 
@@ -28,4 +28,9 @@ impl Clock {
     pub fn now(&self) -> Moment {
         Moment::after_start(self.start_since_epoch + self.start.elapsed())
     }
+}
+
+/// The calendar's time now, since 1970: for what others have dated, such as tokens.
+pub(crate) fn unix_now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -665,9 +665,9 @@ impl Config {
                 let sample = SAMPLE_KEYS.contains(&key.expose().to_lowercase().as_str());
                 let weak = sample || length < KEY_BYTES_MIN;
                 let cause = if sample {
-                    "is a sample out of somebody's documentation"
+                    "is a sample out of somebody's documentation".to_owned()
                 } else {
-                    "is shorter than 16 bytes"
+                    format!("is shorter than {KEY_BYTES_MIN} bytes")
                 };
                 if weak && public.is_some() {
                     return Err(ConfigError(format!(
@@ -679,7 +679,7 @@ impl Config {
                     warnings.push(format!("the {name} {cause}; this is only accepted on loopback"));
                 } else if length < KEY_BYTES_WANTED {
                     warnings.push(format!(
-                        "the {name} is shorter than 32 bytes and could be guessed from a captured token"
+                        "the {name} is shorter than {KEY_BYTES_WANTED} bytes and could be guessed from a captured token"
                     ));
                 }
             }

@@ -18,11 +18,11 @@ use fanfare_core::auth::token::VerifyingKey;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::node::Node;
+use crate::tls;
 
 /// Time for one fetch in all.
 const FETCH_TIME_MAX: Duration = Duration::from_secs(5);
@@ -66,14 +66,15 @@ impl Source {
         })
     }
 
-    /// The keys that are there now.
-    async fn fetch(&self, tls: &TlsConnector) -> Result<Vec<VerifyingKey>> {
+    /// The keys that are there now, over `tls` if the address is https.
+    async fn fetch(&self, tls: Option<&TlsConnector>) -> Result<Vec<VerifyingKey>> {
         let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        let body = if self.secure {
-            let name = ServerName::try_from(self.host.clone())?;
-            self.ask(tls.connect(name, socket).await?).await?
-        } else {
-            self.ask(socket).await?
+        let body = match tls {
+            Some(tls) => {
+                let name = ServerName::try_from(self.host.clone())?;
+                self.ask(tls.connect(name, socket).await?).await?
+            }
+            None => self.ask(socket).await?,
         };
         Ok(VerifyingKey::from_jwks(&body)?)
     }
@@ -117,33 +118,16 @@ pub(crate) fn start(node: &Arc<Node>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let tls = connector(source.secure)?;
+    let tls = source.secure.then(|| tls::client::connector(None)).transpose();
+    let tls = tls.context("tokens.jwks_url")?;
     let node = Arc::clone(node);
     std::thread::Builder::new()
         .name("jwks".to_owned())
-        .spawn(move || runtime.block_on(keep_fresh(&node, &source, &tls)))?;
+        .spawn(move || runtime.block_on(keep_fresh(&node, &source, tls.as_ref())))?;
     Ok(())
 }
 
-fn connector(secure: bool) -> Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
-    if secure {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        ensure!(
-            !roots.is_empty(),
-            "tokens.jwks_url: this system has no list of certificate authorities"
-        );
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("no TLS")?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-async fn keep_fresh(node: &Node, source: &Source, tls: &TlsConnector) {
+async fn keep_fresh(node: &Node, source: &Source, tls: Option<&TlsConnector>) {
     let settings = &node.config.tokens;
     loop {
         let begun = Instant::now();
@@ -159,7 +143,7 @@ async fn keep_fresh(node: &Node, source: &Source, tls: &TlsConnector) {
 }
 
 /// One fetch; says whether it went well.
-async fn renew(node: &Node, source: &Source, tls: &TlsConnector) -> bool {
+async fn renew(node: &Node, source: &Source, tls: Option<&TlsConnector>) -> bool {
     let fetched = tokio::time::timeout(FETCH_TIME_MAX, source.fetch(tls)).await;
     match fetched.map_err(anyhow::Error::from).flatten() {
         Ok(keys) => {

@@ -21,6 +21,7 @@ pub mod logging;
 pub mod metrics;
 pub mod node;
 pub mod publish;
+mod random;
 pub mod shard;
 mod tls;
 mod tokens;

@@ -36,6 +36,7 @@ use crate::engine::{App, Engine, Mailboxes, MemoryEngine, Once};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
+use crate::random::random;
 use crate::shard::command::Commands;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::{Key, Listener, Shard};
@@ -114,8 +115,7 @@ impl Node {
             ))
         };
         let mailboxes: Mailboxes = (0..shards).map(mailbox).collect();
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed).context("the operating system gives no random numbers")?;
+        let seed = random().context("the operating system gives no random numbers")?;
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
         let clock = Clock::start();
@@ -161,8 +161,7 @@ impl Node {
         deflate.decode.inflate = Some(InflateLimits {
             ratio_max: limits.inflate_ratio_max,
         });
-        let mut secret = [0; 16];
-        getrandom::fill(&mut secret).context("the operating system gives no random numbers")?;
+        let secret = random().context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
             publisher: Publisher::new(
                 Arc::clone(&engine),
@@ -313,8 +312,7 @@ impl Node {
 /// The engine that the configuration names, with what an earlier life of the node has left.
 fn engine(config: &Config, epoch: Epoch, mailboxes: &Mailboxes, clock: Clock) -> Result<MemoryEngine> {
     let limits = &config.limits;
-    let mut shared = Shared::new(limits.channels_max, config.history.bytes_max);
-    shared.versions_max = limits.versions_max;
+    let shared = Shared::new(limits.channels_max, config.history.bytes_max, limits.versions_max);
     let shared = Arc::new(shared);
     let once = Once {
         age: limits.idempotency_age,

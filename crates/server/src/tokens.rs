@@ -7,7 +7,7 @@
 //! What a token means is decided in [`fanfare_core::auth::token`].
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use fanfare_core::auth::token::{LEEWAY_SECONDS, TokenError, TokenRules, Verifier, VerifyingKey};
 use fanfare_core::auth::{BadCredential, Credential, Grant, Identity, Policy, Secret};
@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::clock::unix_now;
 use crate::config::Config;
 use crate::jwks::Source;
 
@@ -176,9 +177,4 @@ pub(crate) fn time_left(grant: &Grant) -> Result<Option<Duration>, Refusal> {
 pub(crate) fn time_left_with_leeway(grant: &Grant) -> Option<Duration> {
     let end = grant.expires?.saturating_add(LEEWAY_SECONDS);
     Some(Duration::from_secs(end).saturating_sub(unix_now()))
-}
-
-/// The calendar's time, as tokens count it.
-fn unix_now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -55,7 +55,7 @@ pub enum Action {
     /// is queued, if the shard can tell, so that a reader of a quiet channel does not fall behind.
     SendPosition,
     /// The peer speaks: publish this to the channels it is connected to, to everyone but itself
-    /// (unless it asked for its echo). A refusal comes back through `on_refused`.
+    /// (unless it asked for its echo). A refusal closes the session.
     Publish {
         /// Text or binary, as the peer sent it.
         kind: DataKind,
@@ -63,7 +63,7 @@ pub enum Action {
         data: Bytes,
     },
     /// The peer brings a fresh token in place of the one that let it in. If it is good and of the
-    /// same user, [`Session::on_refreshed`] follows; else a refusal, through `on_refused`.
+    /// same user, [`Session::on_refreshed`] follows; else the session is closed with the refusal.
     Refresh(Secret),
     /// The session is over. Queue `farewell`, if any, then end the connection.
     Close {
@@ -94,11 +94,6 @@ impl Session {
             // Such a listener has nothing to say; what it sends is ignored.
             Self::EventStream(_) | Self::LongPoll(_) => {}
         }
-    }
-
-    /// What the peer said last was refused by the server.
-    pub fn on_refused(&mut self, refusal: crate::disconnect::Refusal, actions: &mut Vec<Action>) {
-        self.close(Disconnect::Refused(refusal), actions);
     }
 
     /// The token of an [`Action::Refresh`] was good: what it grants ends at `deadline`.

@@ -55,9 +55,6 @@ pub const LINGER: Duration = Duration::from_mins(2);
 /// never held for long.
 pub const EXPIRED_PER_STEP: usize = 256;
 
-/// Keys whose newest version is remembered, over all channels, unless the node says otherwise.
-pub const VERSIONS_MAX: usize = 100_000;
-
 /// Entries that are looked at, under each rule, to find a channel that can be forgotten.
 const LOOKED_AT_MAX: usize = 64;
 
@@ -107,7 +104,7 @@ pub struct Counts {
 
 impl Shared {
     /// Nothing kept yet.
-    pub fn new(channels_max: usize, history_bytes_max: usize) -> Self {
+    pub fn new(channels_max: usize, history_bytes_max: usize, versions_max: usize) -> Self {
         let zero = || AtomicUsize::new(0);
         Self {
             channels: zero(),
@@ -119,7 +116,7 @@ impl Shared {
             unkept: zero(),
             channels_max,
             history_bytes_max,
-            versions_max: VERSIONS_MAX,
+            versions_max,
         }
     }
 
@@ -366,7 +363,8 @@ impl AppStreams {
         if self.names.contains_key(name) {
             return;
         }
-        if self.keeps_by(self.rules.rule_of(name)) && self.enter(name).is_err() {
+        let rule = self.rules.rule_of(name);
+        if self.keeps_by(rule) && self.enter(name, rule).is_err() {
             self.shared.unkept.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -544,15 +542,14 @@ impl AppStreams {
         }
     }
 
-    /// Makes a place for a channel that has none.
-    fn enter(&mut self, name: &ChannelName) -> Result<usize, Refusal> {
+    /// Makes a place under this rule for a channel that has none.
+    fn enter(&mut self, name: &ChannelName, rule: usize) -> Result<usize, Refusal> {
         while self.shared.channels.fetch_add(1, Ordering::Relaxed) >= self.shared.channels_max {
             self.shared.channels.fetch_sub(1, Ordering::Relaxed);
             if !self.forget_one() {
                 return Err(Refusal::Full);
             }
         }
-        let rule = self.rules.rule_of(name);
         let shards = self.table.everyone.listeners.len();
         let channel = Channel::new(Some(name.clone()), self.floor, rule, shards);
         let index = self.table.named.insert(channel);
@@ -620,7 +617,7 @@ impl AppStreams {
         for (done, name) in names.iter().enumerate() {
             let index = match self.names.get(name) {
                 Some(index) => *index,
-                None => match self.enter(name) {
+                None => match self.enter(name, self.rules.rule_of(name)) {
                     Ok(index) => index,
                     Err(refusal) => {
                         let entered = names.get(..done).unwrap_or_default();

@@ -52,7 +52,12 @@ fn streams(channels_max: usize, entries_max: usize) -> AppStreams {
         ],
     };
     let bytes_max = entries_max * (super::super::ENTRY_OVERHEAD_BYTES + 5);
-    AppStreams::new(EPOCH, 2, rules, Arc::new(Shared::new(channels_max, bytes_max)))
+    AppStreams::new(
+        EPOCH,
+        2,
+        rules,
+        Arc::new(Shared::new(channels_max, bytes_max, 100_000)),
+    )
 }
 
 fn publish(streams: &mut AppStreams, channels: &[&str], seconds: u64) -> u64 {

@@ -23,7 +23,10 @@ impl AppStreams {
     pub fn keeps(&self, audience: &Audience) -> bool {
         match audience {
             Audience::Everyone => self.keeps_by(self.table.everyone.rule),
-            Audience::Channels(names) => names.iter().any(|name| self.keeps_by(self.rules.rule_of(name))),
+            Audience::Channels(names) => names.iter().any(|name| {
+                let known = self.channel(name).map(|channel| channel.rule);
+                self.keeps_by(known.unwrap_or_else(|| self.rules.rule_of(name)))
+            }),
         }
     }
 
@@ -43,6 +46,9 @@ impl AppStreams {
     /// The same for each of some drafts that come one after the other: whether it comes too late
     /// behind those before it.
     pub fn are_stale(&self, drafts: &[Draft]) -> SmallVec<[bool; 1]> {
+        if let [only] = drafts {
+            return SmallVec::from_iter([self.is_stale(only)]);
+        }
         let mut newest: HashMap<(&ChannelName, Option<&PublicationKey>), u64> = HashMap::new();
         let mut stale = SmallVec::with_capacity(drafts.len());
         for draft in drafts {

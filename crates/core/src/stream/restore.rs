@@ -126,7 +126,8 @@ impl Restoring {
                 && name.is_some_and(|name| !self.streams.names.contains_key(name));
             new.push(enters);
             if let (true, Some(name)) = (enters, name) {
-                let _ = self.streams.enter(name);
+                let rule = self.streams.rules.rule_of(name);
+                let _ = self.streams.enter(name, rule);
             }
         }
         let mut kept: SmallVec<[usize; 1]> = SmallVec::new();

@@ -42,7 +42,12 @@ fn empty(channels_max: usize, entries_max: usize) -> AppStreams {
         ],
     };
     let bytes_max = entries_max.saturating_mul(crate::stream::ENTRY_OVERHEAD_BYTES + 5);
-    AppStreams::new(EPOCH, 1, rules, Arc::new(Shared::new(channels_max, bytes_max)))
+    AppStreams::new(
+        EPOCH,
+        1,
+        rules,
+        Arc::new(Shared::new(channels_max, bytes_max, 100_000)),
+    )
 }
 
 /// What is on the disk: files, each with records as they were written; the first may have what was

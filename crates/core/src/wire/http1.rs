@@ -440,8 +440,11 @@ pub fn response(status: u16, fields: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     }
     let length = body.len();
     out.extend_from_slice(
-        format!("Referrer-Policy: no-referrer\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n")
-            .as_bytes(),
+        format!(
+            "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .as_bytes(),
     );
     out.extend_from_slice(body);
     out

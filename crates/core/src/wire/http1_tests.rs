@@ -321,7 +321,7 @@ fn answers_are_whole_and_cannot_be_split() {
     let answer = response(404, &[("A", "b"), ("Evil", "x\r\nSet-Cookie: y")], b"{}");
     assert_eq!(
         answer,
-        b"HTTP/1.1 404 Not Found\r\nA: b\r\nReferrer-Policy: no-referrer\r\nContent-Length: 2\r\n\
-          Connection: close\r\n\r\n{}"
+        b"HTTP/1.1 404 Not Found\r\nA: b\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
+          Content-Length: 2\r\nConnection: close\r\n\r\n{}"
     );
 }

@@ -149,6 +149,7 @@ impl World {
             } else {
                 8_000
             },
+            100_000,
         );
         let epoch = Epoch(dice.next() >> 24);
         let shards = 1 + dice.roll(3);

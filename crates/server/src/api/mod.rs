@@ -23,7 +23,7 @@ use bytes::Bytes;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::wire::http1::{self, Framing, RequestHead, Upgrade};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
@@ -31,6 +31,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use smallvec::SmallVec;
 
 use crate::door::{self, Asked};
 use crate::line::Line;
@@ -262,18 +263,34 @@ async fn route(
     }
 }
 
-/// Lets a page of an allowed origin read the answer.
+/// The fields that let a page of an allowed origin read the answer.
+pub(crate) fn cors_fields(origin: Option<&str>) -> SmallVec<[(&str, &str); 4]> {
+    let fields = origin.map(|origin| {
+        [
+            ("Access-Control-Allow-Origin", origin),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Vary", "Origin"),
+        ]
+    });
+    fields.into_iter().flatten().collect()
+}
+
 fn with_origin(mut answer: Answer, origin: Option<String>) -> Answer {
-    let fields = answer.headers_mut();
-    if let Some(origin) = origin.and_then(|origin| HeaderValue::from_str(&origin).ok()) {
-        fields.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        fields.insert(
-            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-            HeaderValue::from_static("true"),
-        );
-        fields.insert(header::VARY, HeaderValue::from_static("Origin"));
+    for (name, value) in cors_fields(origin.as_deref()) {
+        with_field(&mut answer, name, value);
     }
     answer
+}
+
+/// Adds a field whose name is one of ours; a value that cannot stand in one is left out.
+fn with_field(answer: &mut Answer, name: &str, value: &str) {
+    let (name, value) = (
+        HeaderName::from_bytes(name.as_bytes()),
+        HeaderValue::from_str(value),
+    );
+    if let (Ok(name), Ok(value)) = (name, value) {
+        answer.headers_mut().insert(name, value);
+    }
 }
 
 /// What the plain door says: listen, look or speak.
@@ -496,14 +513,8 @@ fn refused(shard: &Shard, refusal: &Refusal) -> Answer {
     *answer.status_mut() = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let fields = answer.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = refusal.retry_after_seconds() {
-        fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if let Refusal::MethodNotAllowed { allow } = refusal {
-        fields.insert(header::ALLOW, HeaderValue::from_static(allow));
-    }
-    if refusal.status() == 401 {
-        fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    if let Some((name, value)) = refusal.field() {
+        with_field(&mut answer, name, value);
     }
     answer
 }

@@ -5,6 +5,7 @@ use fanfare_loadtest::{Group, Scenario, Target, Transport, Until, run as run_sce
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::ServerArgs;
+use crate::random::random;
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -34,8 +35,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<()> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random)?;
+    let random = random()?;
     let scenario = Scenario {
         title: "fanfare bench".to_owned(),
         seconds: args.seconds.into(),

@@ -3,7 +3,7 @@
 //! The key comes from the environment, never from a flag: flags are visible to every user of the
 //! machine. What the server would refuse is refused here already.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use fanfare_core::auth::Secret;
@@ -11,6 +11,7 @@ use fanfare_core::auth::token::{TokenRules, Verifier, VerifyingKey, sign};
 use fanfare_core::limits::seconds;
 
 use super::ServerArgs;
+use crate::clock::unix_now;
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -41,8 +42,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let Some(key) = ServerArgs::key().map(Secret::new) else {
         bail!("FANFARE_KEY is not set; it must be the key of the server");
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    let token = make(args, &key, now.as_secs())?;
+    let token = make(args, &key, unix_now().as_secs())?;
     super::print(&format!("{token}\n"))
 }
 

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use crate::random::random;
+
 use super::{Config, OPTIONAL, Sources, keys, variable};
 
 /// All settings with their defaults, ready to be saved and changed.
@@ -116,10 +118,9 @@ pub(super) fn key_needed(public: Option<SocketAddr>) -> String {
 
 /// 32 random bytes as 64 hexadecimal digits.
 pub(super) fn fresh_key() -> String {
-    let mut bytes = [0_u8; 32];
-    if getrandom::fill(&mut bytes).is_err() {
+    let Ok(bytes) = random::<32>() else {
         return "(no random numbers on this machine)".to_owned();
-    }
+    };
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -18,8 +18,9 @@ use fanfare_core::stream::app::restore::Carrying;
 use fanfare_core::stream::record::{self, Record};
 
 use super::file::{self, Frames, Head, Met};
-use super::{Disk, SLACK_FILES, Sealed, create, kept_bytes, random, sync_folder};
+use super::{Disk, SLACK_FILES, Sealed, create, kept_bytes, sync_folder};
 use crate::engine::journal::Look;
+use crate::random::random;
 
 /// Records that the streams are asked for at once.
 const AT_ONCE: usize = 64;

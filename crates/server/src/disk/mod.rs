@@ -46,6 +46,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use self::file::{FRAME_BYTES, HEAD_BYTES, Head};
 use crate::engine::journal::{Fresh, Look};
 use crate::engine::{Journal, JournalCounts};
+use crate::random::random;
 
 mod carry;
 mod file;
@@ -598,10 +599,4 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
-}
-
-fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes)
 }

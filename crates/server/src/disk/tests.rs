@@ -40,7 +40,7 @@ fn open(folder: &Path, kept: usize, sync: Sync) -> anyhow::Result<Life> {
             by_pattern: Vec::new(),
         },
         shards: 1,
-        shared: Arc::new(Shared::new(99, 1 << 20)),
+        shared: Arc::new(Shared::new(99, 1 << 20, 100)),
         sync,
         now: Moment::default(),
         file_bytes: FILE,

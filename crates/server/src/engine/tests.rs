@@ -46,7 +46,7 @@ fn engine_with(journal: Option<Box<dyn Journal>>, publications_max: usize) -> (M
 }
 
 fn shared() -> Arc<Shared> {
-    Arc::new(Shared::new(3, usize::MAX))
+    Arc::new(Shared::new(3, usize::MAX, 100))
 }
 
 /// The disk engine, on what is in the folder.

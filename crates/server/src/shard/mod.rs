@@ -51,6 +51,7 @@ use tokio::sync::Notify;
 
 use crate::line::Line;
 use crate::node::{Node, Place};
+use crate::random::random;
 
 pub(crate) mod command;
 mod connection;
@@ -174,8 +175,7 @@ impl Shard {
     pub(crate) fn new(node: Arc<Node>, index: usize, listeners: Vec<Listener>) -> std::io::Result<Rc<Self>> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         turn::watch_listeners(&set, &listeners)?;
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed).map_err(std::io::Error::other)?;
+        let seed = random()?;
         let state = State {
             epoll: set,
             listeners,

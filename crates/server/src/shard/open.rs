@@ -34,6 +34,7 @@ use crate::door::{self, Asked, Listen};
 use crate::engine::Listening;
 use crate::line::Line;
 use crate::log_gate::Kind;
+use crate::random::random;
 
 /// What a browser is told to wait before it connects a stream again, at least and in addition at
 /// most.
@@ -134,11 +135,10 @@ impl State {
                 origin,
                 field,
             } => {
-                let mut fields = cors_fields(origin.as_deref());
+                let mut fields = api::cors_fields(origin.as_deref()).to_vec();
                 fields.push(("Content-Type", "application/json"));
                 fields.extend(field);
-                let retry = refusal.retry_after_seconds().map(|seconds| seconds.to_string());
-                fields.extend(retry.as_deref().map(|retry| ("Retry-After", retry)));
+                fields.extend(refusal.field());
                 let answer = http1::response(refusal.status(), &fields, &api::refusal_body(&refusal));
                 self.farewell(shard, key, answer, refusal);
             }
@@ -495,9 +495,8 @@ fn arrive(shard: &Shard, key: Key, session: SessionId, user: &UserId, channels: 
 }
 
 fn random_id() -> Result<SessionId, Refusal> {
-    let mut id = [0; 16];
-    // Without randomness ids could be guessed; the operating system has never refused any.
-    getrandom::fill(&mut id).map_err(|_| Refusal::Full)?;
+    // Without randomness ids could be guessed.
+    let id = random().map_err(|_| Refusal::Full)?;
     Ok(SessionId(u128::from_ne_bytes(id)))
 }
 
@@ -578,27 +577,13 @@ fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
     }
 }
 
-/// The fields that let a page of an allowed origin read the answer.
-fn cors_fields(origin: Option<&str>) -> Vec<(&str, &str)> {
-    match origin {
-        None => Vec::new(),
-        Some(origin) => {
-            vec![
-                ("Access-Control-Allow-Origin", origin),
-                ("Access-Control-Allow-Credentials", "true"),
-                ("Vary", "Origin"),
-            ]
-        }
-    }
-}
-
 /// The head of an event stream that ends with its connection.
 fn stream_head(origin: Option<&str>) -> Vec<u8> {
     let mut head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\
         X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
         Connection: close\r\n"
         .to_vec();
-    for (name, value) in cors_fields(origin) {
+    for (name, value) in api::cors_fields(origin) {
         head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
     }
     head.extend_from_slice(b"\r\n");
