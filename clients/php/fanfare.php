@@ -50,7 +50,7 @@ if (!function_exists('fanfare')) {
             $target .= '?event=' . rawurlencode((string) $event);
         }
         $type = empty($options['binary']) ? 'text/plain' : 'application/octet-stream';
-        $answer = _fanfare_post($target, $type, $message, $options, 65536);
+        $answer = _fanfare_request('POST', $target, $type, $message, $options, 65536);
         if ($answer === null) {
             return null;
         }
@@ -100,7 +100,7 @@ if (!function_exists('fanfare_batch')) {
         if ($number === 0) {
             return [];
         }
-        $answer = _fanfare_post('/ch', 'application/x-ndjson', $body, $options, 4 << 20);
+        $answer = _fanfare_request('POST', '/ch', 'application/x-ndjson', $body, $options, 4 << 20);
         if ($answer === null) {
             return null;
         }
@@ -145,6 +145,56 @@ if (!function_exists('fanfare_token')) {
     }
 }
 
+if (!function_exists('fanfare_disconnect')) {
+    /**
+     * Ends all open connections of a user, on all her tabs and devices: when she logs out, or must go.
+     *
+     * @param string $user    the user's id, as in a token's `sub` or in the answer of on_connect
+     * @param array  $options timeout, url, key as for fanfare()
+     *
+     * @return array|null As fanfare(), but what was done answers with how many there were: ['connections' => 3]
+     */
+    function fanfare_disconnect(string $user, array $options = []): ?array
+    {
+        $answer = _fanfare_request('DELETE', '/user/' . rawurlencode($user), 'text/plain', '', $options, 65536);
+        if ($answer === null) {
+            return null;
+        }
+        if ($answer[0] !== 200) {
+            return _fanfare_refused($answer[0], $answer[1]);
+        }
+        $done = json_decode($answer[1], true, 16);
+        return is_array($done) && is_int($done['connections'] ?? null) ? $done : null;
+    }
+}
+
+if (!function_exists('fanfare_hook')) {
+    /**
+     * Reads what Fanfare asks or tells in the current request: the body of a hook.
+     *
+     *     if (($asked = fanfare_hook()) === null) {
+     *         http_response_code(400);
+     *         exit;
+     *     }
+     *
+     * @param string|null $key default FANFARE_KEY. With a key, only what is signed with it counts, and only for five
+     *                         minutes; without one on either side there is nothing to check.
+     *
+     * @return array|null null: it is not from Fanfare, or not now
+     */
+    function fanfare_hook(
+        #[\SensitiveParameter]
+        ?string $key = null
+    ): ?array {
+        return _fanfare_hook(
+            (string) file_get_contents('php://input'),
+            $_SERVER['HTTP_FANFARE_SIGNATURE'] ?? '',
+            $key ?? _fanfare_setting('FANFARE_KEY'),
+            time()
+        );
+    }
+}
+
 // What follows is not for callers.
 
 if (!function_exists('_fanfare_setting')) {
@@ -162,6 +212,22 @@ if (!function_exists('_fanfare_setting')) {
     function _fanfare_now(): float
     {
         return hrtime(true) / 1e9;
+    }
+
+    /** The body of a hook, if it is signed with this key, and lately. */
+    function _fanfare_hook(string $body, string $signature, string $key, int $now): ?array
+    {
+        if ($key !== '') {
+            if (preg_match('/^t=([0-9]{1,12}),v1=([0-9a-f]{64})\z/', $signature, $parts) !== 1) {
+                return null;
+            }
+            $own = hash_hmac('sha256', $parts[1] . '.' . $body, $key);
+            if (!hash_equals($own, $parts[2]) || abs($now - (int) $parts[1]) > 300) {
+                return null;
+            }
+        }
+        $asked = json_decode($body, true, 16);
+        return is_array($asked) ? $asked : null;
     }
 
     /** A message of a batch as JSON, or null if it cannot be. What it lacks, the server says. */
@@ -204,9 +270,15 @@ if (!function_exists('_fanfare_setting')) {
         return ['status' => $status] + $answer + ['message' => ''];
     }
 
-    /** Sends a POST; [status, body] of the answer, or null without one. */
-    function _fanfare_post(string $target, string $type, string $body, array $options, int $answer_max): ?array
-    {
+    /** Sends a request; [status, body] of the answer, or null without one. */
+    function _fanfare_request(
+        string $method,
+        string $target,
+        string $type,
+        string $body,
+        array $options,
+        int $answer_max
+    ): ?array {
         // `@` hides warnings from the log but not from an error handler, so ours stands in front of it for a moment.
         set_error_handler(static function (): bool {
             return true;
@@ -224,7 +296,7 @@ if (!function_exists('_fanfare_setting')) {
             if ($server === null || !is_string($key) || preg_match('/^[\x21-\x7e]*\z/', $key) !== 1) {
                 return null;
             }
-            $request = "POST {$server['path']}$target HTTP/1.1\r\nHost: {$server['authority']}\r\n"
+            $request = "$method {$server['path']}$target HTTP/1.1\r\nHost: {$server['authority']}\r\n"
                 . "Content-Type: $type\r\nContent-Length: " . strlen($body) . "\r\nConnection: close\r\n"
                 . ($key === '' ? '' : "Authorization: Bearer $key\r\n") . "\r\n" . $body;
 

@@ -5,10 +5,12 @@
 #   FANFARE_URL   where Fanfare already runs, http://host:port; default http://127.0.0.1:8080
 #   FANFARE_KEY   its key; default none
 #   PHP_FPM       the php-fpm to use; default the newest in the path
+#   SITE          the example's folder, with the site in `public`; default this one
 #   RUN_AS        as root only: the user of the workers; default www-data if it can read this folder, else root
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+public=${SITE:-$here}/public
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 port=${PORT:-8000}
 export FANFARE_URL=${FANFARE_URL:-http://127.0.0.1:8080} FANFARE_KEY=${FANFARE_KEY:-}
@@ -41,7 +43,7 @@ fill() {
     local text
     text=$(< "$here/$1")
     text=${text//@RUN@/"$run"}
-    text=${text//@PUBLIC@/"$here/public"}
+    text=${text//@PUBLIC@/"$public"}
     text=${text//@FANFARE@/"$fanfare"}
     text=${text//@PORT@/"$port"}
     printf '%s\n' "$text" > "$run/$1"
@@ -53,7 +55,7 @@ fpm_options=()
 nginx_options=()
 if [[ $EUID -eq 0 ]]; then
     user=${RUN_AS:-www-data}
-    if [[ -z ${RUN_AS:-} ]] && ! runuser -u "$user" -- test -r "$here/public/pay.php" 2> /dev/null; then
+    if [[ -z ${RUN_AS:-} ]] && ! runuser -u "$user" -- test -r "$public/index.php" 2> /dev/null; then
         user=root
     fi
     group=$(id -gn "$user")

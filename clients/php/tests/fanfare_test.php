@@ -509,6 +509,42 @@ check('token with claims that are no UTF-8', $thrown(static function (): string 
     return fanfare_token(['sub' => "\xff"], KEY);
 }), 'JsonException');
 
+// --- Hooks --------------------------------------------------------------------------------------------------------
+
+// Signed by another program, from the same body and key.
+$body = '{"user":"42"}';
+$signed = static function (int $time, string $key) use ($body): string {
+    return "t=$time,v1=" . hash_hmac('sha256', "$time.$body", $key);
+};
+foreach (
+    [
+        ['right', $signed(1000, KEY), KEY, 1000, ['user' => '42']],
+        ['five minutes old', $signed(1000, KEY), KEY, 1300, ['user' => '42']],
+        ['older', $signed(1000, KEY), KEY, 1301, null],
+        ['from the future', $signed(1301, KEY), KEY, 1000, null],
+        ['of another key', $signed(1000, 'x'), KEY, 1000, null],
+        ['missing', '', KEY, 1000, null],
+        ['cut', substr($signed(1000, KEY), 0, -1), KEY, 1000, null],
+        ['with more behind it', $signed(1000, KEY) . "\n", KEY, 1000, null],
+        ['of another time', str_replace('t=1000', 't=1001', $signed(1000, KEY)), KEY, 1000, null],
+        ['not needed without a key', '', '', 1000, ['user' => '42']],
+    ] as [$name, $signature, $key, $now, $expected]
+) {
+    check("a hook's signature is $name", _fanfare_hook($body, $signature, $key, $now), $expected);
+}
+check(
+    'the same signature as the server makes',
+    _fanfare_hook(
+        '{"a":1}',
+        't=1700000000,v1=f05f2539e3ae1c49aec5f8cfdad75ef6b06480b133973ffbb7ec9e18827af177',
+        '0123456789abcdef0123456789abcdef',
+        1700000000
+    ),
+    ['a' => 1]
+);
+check('a hook that is no JSON', _fanfare_hook('<b>', '', '', 0), null);
+check('a hook that is no object', _fanfare_hook('7', '', '', 0), null);
+
 // --- PHP 7.4 ------------------------------------------------------------------------------------------------------
 
 if (extension_loaded('tokenizer')) {

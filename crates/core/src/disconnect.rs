@@ -66,6 +66,10 @@ pub enum Refusal {
     /// The publication could not be written to disk; it was not ordered, so nothing is lost.
     #[error("the publication could not be stored and was not accepted, try again")]
     Storage,
+    /// The back end was asked whether this is allowed (a hook), and gave no answer that can be used:
+    /// that is a no, but one that may be a yes in a moment.
+    #[error("the back end did not say whether this is allowed, try again later")]
+    HookFailed,
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -89,7 +93,7 @@ impl Refusal {
             Self::TooLarge { .. } => 413,
             Self::WrongHost(_) => 421,
             Self::LostUpgrade => 426,
-            Self::Full | Self::Overloaded | Self::Storage | Self::Draining => 503,
+            Self::Full | Self::Overloaded | Self::Storage | Self::HookFailed | Self::Draining => 503,
         }
     }
 
@@ -102,7 +106,7 @@ impl Refusal {
             Self::NotFound(_) => 4404,
             Self::TooSlow => 4408,
             Self::TooLarge { .. } => 1009,
-            Self::Full | Self::Overloaded | Self::Storage => 1013,
+            Self::Full | Self::Overloaded | Self::Storage | Self::HookFailed => 1013,
             Self::Draining => 1012,
         }
     }
@@ -123,6 +127,7 @@ impl Refusal {
             Self::Full => "full",
             Self::Overloaded => "overloaded",
             Self::Storage => "storage",
+            Self::HookFailed => "hook_failed",
             Self::Draining => "draining",
         }
     }
@@ -133,7 +138,7 @@ impl Refusal {
     pub fn field(&self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Overloaded => Some(("Retry-After", "1")),
-            Self::Full | Self::Storage | Self::Draining => Some(("Retry-After", "5")),
+            Self::Full | Self::Storage | Self::HookFailed | Self::Draining => Some(("Retry-After", "5")),
             Self::MethodNotAllowed { allow } => Some(("Allow", allow)),
             Self::Unauthorized(_) => Some(("WWW-Authenticate", "Bearer")),
             _ => None,
@@ -297,6 +302,7 @@ mod tests {
         );
         check(&Refusal::Full, 503, 1013);
         check(&Refusal::Storage, 503, 1013);
+        check(&Refusal::HookFailed, 503, 1013);
         check(&Refusal::Draining, 503, 1012);
         assert_eq!(Refusal::LostUpgrade.status(), 426);
     }

@@ -22,6 +22,7 @@
 //! | who a person is                           | [`user`]                   |
 //! | every refusal and close code              | [`disconnect`]             |
 //! | repeats of a publication                  | [`idempotency`]            |
+//! | who does not answer is left alone         | [`circuit`]                |
 //! | every limit and its default               | [`limits`]                 |
 //!
 //! Imports go one way: `session` and `hub` use `wire`, `publication` and `position`; `wire`
@@ -32,6 +33,7 @@
 pub mod app;
 pub mod auth;
 pub mod channel;
+pub mod circuit;
 pub mod disconnect;
 pub mod frames;
 pub mod hub;

@@ -22,7 +22,7 @@ use crate::moment::Moment;
 use crate::session_id::SessionId;
 use crate::user::UserId;
 
-/// Reports that wait to be taken.
+/// Reports that may wait to be taken, unless the node says otherwise.
 pub const REPORTS_MAX: usize = 10_000;
 
 /// One connection of a user.
@@ -66,6 +66,7 @@ pub struct People<P> {
     reports_dropped: usize,
     grace: Duration,
     connections_max: usize,
+    reports_max: usize,
 }
 
 #[derive(Debug)]
@@ -78,8 +79,9 @@ struct Person<P> {
 }
 
 impl<P: Copy + Eq> People<P> {
-    /// Nobody is here. A user may have `connections_max` connections.
-    pub fn new(grace: Duration, connections_max: usize) -> Self {
+    /// Nobody is here. A user may have `connections_max` connections, and `reports_max` reports may
+    /// wait: 0 where nobody takes them.
+    pub fn new(grace: Duration, connections_max: usize, reports_max: usize) -> Self {
         Self {
             users: HashMap::new(),
             members: HashMap::new(),
@@ -88,6 +90,7 @@ impl<P: Copy + Eq> People<P> {
             reports_dropped: 0,
             grace,
             connections_max,
+            reports_max,
         }
     }
 
@@ -145,7 +148,10 @@ impl<P: Copy + Eq> People<P> {
     }
 
     fn report(&mut self, user: &UserId, online: bool, at: Moment) {
-        if self.reports.len() >= REPORTS_MAX {
+        if self.reports_max == 0 {
+            return;
+        }
+        if self.reports.len() >= self.reports_max {
             self.reports.pop_front();
             self.reports_dropped += 1;
         }
@@ -153,10 +159,16 @@ impl<P: Copy + Eq> People<P> {
         self.reports.push_back(Report { user, online, at });
     }
 
-    /// The reports since the last call, and how many had to be dropped.
-    pub fn take_reports(&mut self) -> (Vec<Report>, usize) {
+    /// The oldest reports, at most `count`, and how many had to be dropped since the last call.
+    pub fn take_reports(&mut self, count: usize) -> (Vec<Report>, usize) {
         let dropped = std::mem::take(&mut self.reports_dropped);
-        (self.reports.drain(..).collect(), dropped)
+        let count = count.min(self.reports.len());
+        (self.reports.drain(..count).collect(), dropped)
+    }
+
+    /// How many reports wait.
+    pub fn reports(&self) -> usize {
+        self.reports.len()
     }
 
     /// What can be said of a user; `None`: she is not here.
@@ -236,7 +248,7 @@ mod tests {
     }
 
     fn people(connections_max: usize) -> People<u32> {
-        People::new(Duration::from_secs(GRACE), connections_max)
+        People::new(Duration::from_secs(GRACE), connections_max, REPORTS_MAX)
     }
 
     fn connection(place: u32) -> Connection<u32> {
@@ -261,7 +273,7 @@ mod tests {
                 "-" => people.depart(&user(who), place.parse().unwrap(), now),
                 _ => people.expire(now),
             }
-            let (reports, dropped) = people.take_reports();
+            let (reports, dropped) = people.take_reports(usize::MAX);
             assert_eq!(dropped, 0);
             reported.extend(reports.into_iter().map(|report| {
                 let sign = if report.online { '+' } else { '-' };
@@ -328,7 +340,7 @@ mod tests {
         for n in 0..REPORTS_MAX + 3 {
             people.arrive(&user(&n.to_string()), connection(1), at(0));
         }
-        let (reports, dropped) = people.take_reports();
+        let (reports, dropped) = people.take_reports(usize::MAX);
         assert_eq!((reports.len(), dropped), (REPORTS_MAX, 3));
         assert_eq!(reports[0].user, user("3"));
     }
@@ -342,7 +354,7 @@ mod tests {
             let mut open: HashSet<(u32, u32)> = HashSet::new();
             let (mut now, mut last): (u64, HashMap<UserId, bool>) = (0, HashMap::new());
             let mut check = |people: &mut People<u32>| {
-                for report in people.take_reports().0 {
+                for report in people.take_reports(usize::MAX).0 {
                     let before = last.insert(report.user.clone(), report.online).unwrap_or(false);
                     assert_ne!(before, report.online, "{:?} twice", report.user);
                 }

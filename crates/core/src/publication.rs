@@ -45,6 +45,17 @@ pub enum DataKind {
     Binary,
 }
 
+impl DataKind {
+    /// What these bytes are, unless their sender says that they are binary.
+    pub fn of(data: &[u8], is_binary: bool) -> Self {
+        if is_binary || std::str::from_utf8(data).is_err() {
+            Self::Binary
+        } else {
+            Self::Text
+        }
+    }
+}
+
 /// Whom a publication is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Audience {

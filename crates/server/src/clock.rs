@@ -7,6 +7,8 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fanfare_core::moment::Moment;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// See the module's head.
 #[derive(Clone, Copy, Debug)]
@@ -33,4 +35,24 @@ impl Clock {
 /// The calendar's time now, since 1970: for what others have dated, such as tokens.
 pub(crate) fn unix_now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A time of the engine's clock, in UTC, to the second.
+pub(crate) fn timestamp(time: Moment) -> String {
+    let seconds = i64::try_from(time.as_millis() / 1_000).unwrap_or(i64::MAX);
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_in_utc_to_the_second() {
+        let at = |millis| timestamp(Moment::after_start(Duration::from_millis(millis)));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(1_795_000_000_999), "2026-11-18T11:06:40Z");
+    }
 }

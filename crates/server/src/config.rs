@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::disk::DiskSettings;
+use crate::hooks::HookSettings;
 use crate::tokens::TokenSettings;
 
 mod print;
@@ -124,6 +125,9 @@ pub struct Config {
 
     /// Tokens of clients.
     pub tokens: TokenSettings,
+
+    /// What the back end is asked, or told.
+    pub hooks: HookSettings,
 
     /// What connections and publications may cost.
     pub limits: Limits,
@@ -317,6 +321,7 @@ impl Default for Config {
             sessions: Sessions::default(),
             compression: Compression::default(),
             tokens: TokenSettings::default(),
+            hooks: HookSettings::default(),
             limits: Limits::default(),
         }
     }
@@ -418,13 +423,16 @@ pub struct Sources {
 const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
 
 /// Settings without a default value, which so do not show up in a printed default.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 10] = [
     "key",
     "key_previous",
     "sessions.heartbeat",
     "tokens.jwks_url",
     "tokens.audience",
     "tokens.issuer",
+    "hooks.on_connect",
+    "hooks.on_message",
+    "hooks.on_presence",
     "tls.listen",
 ];
 
@@ -723,6 +731,7 @@ impl Config {
             }
         }
         self.tokens.check().map_err(ConfigError)?;
+        self.hooks.check().map_err(ConfigError)?;
         if self.origins.iter().any(|origin| origin == "*") {
             warnings.push(
                 "origins holds \"*\": every page may connect; its cookie fanfare_token is not accepted"

@@ -4,6 +4,8 @@
 //! The shard calls this for a connection's first request, the HTTP server for all others. Both
 //! make an [`Asked`] of their own kind of request, so there is one place that decides.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_core::app::AppId;
@@ -21,6 +23,8 @@ use fanfare_core::wire::plain::request::PlainRequest;
 use fanfare_core::wire::websocket::extension::{self, Agreement};
 use smallvec::SmallVec;
 
+use crate::hooks;
+use crate::hooks::connect::{Stranger, Wish};
 use crate::node::Node;
 use crate::tokens;
 
@@ -135,19 +139,22 @@ impl Rules {
     }
 }
 
-/// What somebody wants who is to be identified.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Purpose {
-    Listen,
-    Post,
+/// Who asks, if that can be told from the request.
+#[derive(Clone, Debug)]
+pub(crate) enum Who {
+    Known(Identity),
+    /// Only the back end knows: see [`crate::hooks::connect`].
+    Stranger(Stranger),
 }
 
-/// Who asks. The request has passed [`Rules::gate`].
-pub(crate) fn identify(node: &Node, asked: &Asked<'_>, purpose: Purpose) -> Result<Identity, Refusal> {
-    let with_cookie = match purpose {
-        Purpose::Listen => true,
-        Purpose::Post => node.config.tokens.cookie_post,
-    };
+/// Who asks, to do this with these channels. The request has passed [`Rules::gate`].
+pub(crate) fn identify(
+    node: &Node,
+    asked: &Asked<'_>,
+    wish: Wish,
+    channels: &[ChannelName],
+) -> Result<Who, Refusal> {
+    let with_cookie = wish != Wish::Post || node.config.tokens.cookie_post;
     let cookies = asked.cookies.as_slice();
     let cookies = if with_cookie && !cookies.is_empty() && node.rules.trusts_cookies(asked) {
         cookies
@@ -155,7 +162,38 @@ pub(crate) fn identify(node: &Node, asked: &Asked<'_>, purpose: Purpose) -> Resu
         &[]
     };
     let carried = Carried::find(asked.authorization, asked.query, cookies.iter().copied())?;
-    node.tokens.identify(&node.rules.policy, carried.credential())
+    // Who speaks by POST is the server where there is no key, and anybody who brings no cookie else.
+    let may_be_asked = wish != Wish::Post || (node.config.key.is_some() && !cookies.is_empty());
+    if carried == Carried::Nothing && node.hooks.connect.is_some() && may_be_asked {
+        return Ok(Who::Stranger(Stranger {
+            path: asked.path.to_owned(),
+            channels: channels.to_vec(),
+            wish,
+            cookies: cookies.iter().map(|field| field.to_vec()).collect(),
+            origin: asked.origins.first().map(|origin| origin.to_vec()),
+        }));
+    }
+    let identity = node.tokens.identify(&node.rules.policy, carried.credential())?;
+    Ok(Who::Known(identity))
+}
+
+/// The same, where there is time to ask the back end.
+pub(crate) async fn identify_or_ask(
+    node: &Arc<Node>,
+    asked: &Asked<'_>,
+    wish: Wish,
+    channels: &[ChannelName],
+    peer: Option<SocketAddr>,
+) -> Result<Identity, Refusal> {
+    match identify(node, asked, wish, channels)? {
+        Who::Known(identity) => Ok(identity),
+        Who::Stranger(stranger) => {
+            let address = peer.map(|peer| peer.ip());
+            hooks::connect::ask(node, stranger, address)
+                .await
+                .map(Identity::Client)
+        }
+    }
 }
 
 /// What a handshake gets that asks in the wrong way, and a field that says what would be right.
@@ -169,21 +207,69 @@ pub(crate) fn bad_handshake(upgrade: &Upgrade) -> (Refusal, Option<(&'static str
     }
 }
 
+/// Whether an event stream that is refused so is told to come back. EventSource would not do so from
+/// an error status.
+pub(crate) fn may_come_back(refusal: &Refusal) -> bool {
+    refusal.status() == 503
+}
+
 /// What a request for an event stream gets behind which a body comes.
 pub(crate) fn stream_with_body() -> Refusal {
     Refusal::bad_request("a GET for an event stream has no body")
 }
 
 /// What a request to listen gets.
-pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<Listen, Refusal> {
+pub(crate) enum Verdict {
+    Listen(Listen),
+    /// It depends on what the back end says of her; then this is to be asked again, with her grant.
+    Ask(Stranger),
+}
+
+/// The same as [`listen`], where there is time to ask the back end.
+pub(crate) async fn listen_or_ask(
+    node: &Arc<Node>,
+    asked: &Asked<'_>,
+    websocket: bool,
+    peer: Option<SocketAddr>,
+) -> Result<Listen, Refusal> {
+    let stranger = match listen(node, asked, websocket, None)? {
+        Verdict::Listen(listen) => return Ok(listen),
+        Verdict::Ask(stranger) => stranger,
+    };
+    let grant = hooks::connect::ask(node, stranger, peer.map(|peer| peer.ip())).await?;
+    match listen(node, asked, websocket, Some(grant))? {
+        Verdict::Listen(listen) => Ok(listen),
+        Verdict::Ask(_) => Err(Refusal::HookFailed),
+    }
+}
+
+/// What a request to listen gets; `told` is what the back end has said of who asks.
+pub(crate) fn listen(
+    node: &Node,
+    asked: &Asked<'_>,
+    websocket: bool,
+    told: Option<Grant>,
+) -> Result<Verdict, Refusal> {
     if node.is_probe(asked.path) {
-        return Ok(Node::probe_listen());
+        return Ok(Verdict::Listen(Node::probe_listen()));
     }
     let parsed = PlainRequest::parse(asked.path, asked.query, node.config.limits.subscriptions_max);
     let parsed = parsed
         .ok_or_else(|| Refusal::NotFound("nothing lives here; channels are at /ch/{name}".into()))??;
     let channels = parsed.listen_channels()?;
-    let identity = identify(node, asked, Purpose::Listen)?;
+    let wish = match (websocket, asked.wants_stream()) {
+        (true, _) => Wish::Websocket,
+        (false, true) => Wish::EventStream,
+        (false, false) => Wish::Get,
+    };
+    let who = match told {
+        Some(grant) => Who::Known(Identity::Client(grant)),
+        None => identify(node, asked, wish, channels)?,
+    };
+    let identity = match who {
+        Who::Known(identity) => identity,
+        Who::Stranger(stranger) => return Ok(Verdict::Ask(stranger)),
+    };
     let policy = &node.rules.policy;
     for channel in channels {
         policy.permit(channel, Operation::Listen, &identity)?;
@@ -209,7 +295,7 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
     let offers = asked.extensions.iter().copied();
     let deflate = may_deflate.then(|| extension::negotiate(offers)).flatten();
     let form = parsed.form(websocket);
-    Ok(Listen {
+    Ok(Verdict::Listen(Listen {
         app: AppId::DEFAULT,
         channels: channels.into(),
         form: if deflate.is_some() { form.deflate() } else { form },
@@ -228,7 +314,7 @@ pub(crate) fn listen(node: &Node, asked: &Asked<'_>, websocket: bool) -> Result<
         may_speak,
         grant,
         wants_users: parsed.users,
-    })
+    }))
 }
 
 /// Whether `?token=` is what shows who asks.

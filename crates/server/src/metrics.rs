@@ -39,7 +39,12 @@ impl Counter {
 pub struct Labelled(Mutex<Vec<(&'static str, u64)>>);
 
 impl Labelled {
-    fn add(&self, label: &'static str) {
+    /// All that were counted.
+    pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn add(&self, label: &'static str) {
         let mut counts = self.0.lock();
         match counts.iter_mut().find(|(known, _)| *known == label) {
             Some((_, count)) => *count += 1,
@@ -479,6 +484,7 @@ impl Metrics {
         );
         self.render_deflate(&mut out);
         self.tls.render(&mut out);
+        node.hooks.render(&mut out, node);
         out.head(
             "fanfare_mailbox_publications",
             "gauge",
@@ -658,30 +664,46 @@ fn render_journal(out: &mut Exposition, counts: &JournalCounts) {
     );
 }
 
-struct Exposition(String);
+/// Nanoseconds, written as seconds.
+struct Seconds(u64);
+
+impl std::fmt::Display for Seconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
+    }
+}
+
+/// Figures in the text format. Writing to a `String` cannot fail.
+pub(crate) struct Exposition(String);
 
 impl Exposition {
-    // Writing to a String cannot fail.
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
+    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    fn line(&mut self, name: &str, label: &str, value: &str, number: u64) {
-        let _ = writeln!(self.0, "{name}{{{label}=\"{value}\"}} {number}");
+    pub(crate) fn line(&mut self, name: &str, label: &str, value: &str, number: u64) {
+        self.labelled(name, &[(label, value)], number);
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, number: u64) {
+    pub(crate) fn labelled(&mut self, name: &str, labels: &[(&str, &str)], number: u64) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{value}\""))
+            .collect();
+        let _ = writeln!(self.0, "{name}{{{}}} {number}", labels.join(","));
+    }
+
+    pub(crate) fn one(&mut self, name: &str, kind: &str, help: &str, number: u64) {
         self.head(name, kind, help);
         let _ = writeln!(self.0, "{name} {number}");
     }
 
     fn seconds(&mut self, name: &str, kind: &str, help: &str, nanos: u64) {
         self.head(name, kind, help);
-        let _ = writeln!(
-            self.0,
-            "{name} {}.{:09}",
-            nanos / 1_000_000_000,
-            nanos % 1_000_000_000
-        );
+        let _ = writeln!(self.0, "{name} {}", Seconds(nanos));
+    }
+
+    pub(crate) fn seconds_of(&mut self, name: &str, label: &str, value: &str, nanos: u64) {
+        let _ = writeln!(self.0, "{name}{{{label}=\"{value}\"}} {}", Seconds(nanos));
     }
 }

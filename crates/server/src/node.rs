@@ -11,7 +11,7 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{HostRules, OriginRules, Policy};
 use fanfare_core::channel::{ChannelName, ChannelPattern};
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::people::People;
+use fanfare_core::people::{People, REPORTS_MAX};
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{StreamSettings, WebSocketSettings};
@@ -25,6 +25,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use subtle::ConstantTimeEq;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -33,8 +34,10 @@ use crate::config::Config;
 use crate::disk::{FILE_BYTES, Folder, Wanted};
 use crate::door::{Listen, Rules};
 use crate::engine::{App, Engine, Mailboxes, MemoryEngine, Once};
+use crate::hooks::{self, Hooks};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
+use crate::outgoing;
 use crate::publish::Publisher;
 use crate::random::random;
 use crate::shard::command::Commands;
@@ -89,6 +92,9 @@ pub struct Node {
     /// TLS, if there is any.
     pub(crate) tls: Option<Acceptor>,
     pub(crate) tokens: Tokens,
+    pub(crate) hooks: Hooks,
+    /// Where requests of our own run, if the configuration asks for any.
+    pub(crate) outgoing: Option<Handle>,
     pub(crate) websocket_settings: Arc<WebSocketSettings>,
     /// The same for sessions that have agreed on permessage-deflate.
     pub(crate) deflate_settings: Arc<WebSocketSettings>,
@@ -161,6 +167,7 @@ impl Node {
         deflate.decode.inflate = Some(InflateLimits {
             ratio_max: limits.inflate_ratio_max,
         });
+        let tokens = Tokens::new(&config)?;
         let secret = random().context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
             publisher: Publisher::new(
@@ -173,6 +180,7 @@ impl Node {
             people: Mutex::new(People::new(
                 config.sessions.user_grace,
                 limits.connections_per_user,
+                config.hooks.on_presence.as_ref().map_or(0, |_| REPORTS_MAX),
             )),
             commands: (0..shards).map(|_| Commands::default()).collect(),
             engine,
@@ -181,7 +189,11 @@ impl Node {
             log: LogGate::new(),
             rules,
             tls,
-            tokens: Tokens::new(&config)?,
+            hooks: Hooks::new(&config.hooks)?,
+            outgoing: (config.hooks.is_any() || tokens.source.is_some())
+                .then(outgoing::start)
+                .transpose()?,
+            tokens,
             websocket_settings: Arc::new(websocket),
             deflate_settings: Arc::new(deflate),
             stream_settings: Arc::new(StreamSettings {
@@ -391,6 +403,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
         _ => None,
     };
     crate::jwks::start(&node)?;
+    hooks::presence::start(&node);
     let (drain, draining) = watch::channel(Stage::Serving);
     let mut threads = Vec::new();
     let mut admin_socket = admin;
@@ -444,6 +457,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
         std::process::exit(130);
     });
     let joined = runtime.block_on(async { join_all(threads).await });
+    runtime.block_on(hooks::presence::finish(&node));
     probing.abort();
     expiring.abort();
     stop_tending.store(true, Ordering::Release);

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::clock::unix_now;
 use crate::config::Config;
-use crate::jwks::Source;
+use crate::outgoing::{PlainTo, Target};
 
 /// Section `[tokens]`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -87,8 +87,12 @@ impl TokenSettings {
         self.public_keys.iter().map(read).collect()
     }
 
-    fn source(&self) -> Result<Option<Source>, String> {
-        let source = self.jwks_url.as_deref().map(Source::parse).transpose();
+    fn source(&self) -> Result<Option<Target>, String> {
+        let source = self
+            .jwks_url
+            .as_deref()
+            .map(|text| Target::parse(text, PlainTo::Loopback))
+            .transpose();
         source.map_err(|error| format!("tokens.jwks_url: {error}"))
     }
 }
@@ -97,7 +101,7 @@ impl TokenSettings {
 pub(crate) struct Tokens {
     verifier: RwLock<Arc<Verifier>>,
     /// Where keys are fetched from, if anywhere.
-    pub(crate) source: Option<Source>,
+    pub(crate) source: Option<Target>,
     /// A key was asked for that is not here.
     pub(crate) wanted: Notify,
 }

@@ -17,6 +17,7 @@
 //! This module reads no header, and gets the time as an argument.
 
 mod grant;
+pub mod hook;
 mod origin;
 pub mod token;
 

@@ -309,15 +309,15 @@ impl Header {
 }
 
 /// A JSON object in which each name stands once; the values as they were written.
-struct Object<'a>(BTreeMap<String, &'a RawValue>);
+pub(super) struct Object<'a>(BTreeMap<String, &'a RawValue>);
 
 impl<'a> Object<'a> {
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()
     }
 
     /// The value of a claim, if there is one.
-    fn get<T: DeserializeOwned>(
+    pub(super) fn get<T: DeserializeOwned>(
         &self,
         name: &'static str,
         expected: &'static str,
@@ -330,7 +330,7 @@ impl<'a> Object<'a> {
     }
 
     /// RFC 7519 section 2: seconds, and there may be a fraction, which does not matter here.
-    fn time(&self, name: &'static str) -> Result<Option<u64>, TokenError> {
+    pub(super) fn time(&self, name: &'static str) -> Result<Option<u64>, TokenError> {
         let expected = "a Unix time in seconds, as a number";
         let Some(number) = self.get::<serde_json::Number>(name, expected)? else {
             return Ok(None);
@@ -345,7 +345,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn patterns(&self, name: &'static str) -> Result<Vec<ChannelPattern>, TokenError> {
+    pub(super) fn patterns(&self, name: &'static str) -> Result<Vec<ChannelPattern>, TokenError> {
         let texts: Vec<String> = self.get(name, PATTERNS)?.unwrap_or_default();
         if texts.len() > GRANT_PATTERNS_MAX {
             return Err(TokenError::TooMany(name));

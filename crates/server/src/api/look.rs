@@ -31,7 +31,7 @@ pub(super) async fn look(
     asking: &Asking<'_>,
 ) -> Result<Answer, Refusal> {
     let node = &shard.node;
-    let mut listen = door::listen(node, &asking.asked, false)?;
+    let mut listen = door::listen_or_ask(node, &asking.asked, false, peer).await?;
     let (session, user) = (
         (!listen.echo).then_some(listen.session).flatten(),
         listen.user().cloned(),

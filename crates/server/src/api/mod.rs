@@ -249,7 +249,9 @@ async fn route(
     let path = asking.asked.path;
     let is_read = matches!(asking.head.method, Method::GET | Method::HEAD);
     match path {
-        _ if listener == Listener::Doors && asking.upgrade != Upgrade::No => websocket(shard, peer, asking),
+        _ if listener == Listener::Doors && asking.upgrade != Upgrade::No => {
+            websocket(shard, peer, asking).await
+        }
         "/health" if is_read => text(StatusCode::OK, "ok\n"),
         "/ready" if is_read && shard.node.is_ready() => text(StatusCode::OK, "ready\n"),
         "/ready" if is_read => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
@@ -295,18 +297,22 @@ fn with_field(answer: &mut Answer, name: &str, value: &str) {
 
 /// What the plain door says: listen, look or speak.
 async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
-    if let Some(answer) = people::answer(shard, asking).await {
+    if let Some(answer) = people::answer(shard, peer, asking).await {
         return answer.unwrap_or_else(|refusal| refused(shard, &refusal));
     }
     let result = match asking.head.method {
-        Method::GET | Method::HEAD if asking.asked.wants_stream() => return stream(shard, peer, asking),
+        Method::GET | Method::HEAD if asking.asked.wants_stream() => {
+            return stream(shard, peer, asking).await;
+        }
         Method::GET | Method::HEAD => look::look(shard, peer, asking).await,
-        Method::POST => speak::post(shard, asking).await,
+        Method::POST => speak::post(shard, peer, asking).await,
         _ => match PlainRequest::parse(asking.asked.path, None, 1) {
             Some(Ok(PlainRequest {
                 target: Target::Channels(channels),
                 ..
-            })) if asking.head.method == Method::DELETE => people::delete(shard, asking, &channels).await,
+            })) if asking.head.method == Method::DELETE => {
+                people::delete(shard, peer, asking, &channels).await
+            }
             Some(Err(refusal)) if asking.head.method == Method::DELETE => Err(refusal),
             Some(_) => Err(Refusal::MethodNotAllowed {
                 allow: "GET, POST, DELETE",
@@ -383,7 +389,7 @@ fn upgrade(request: &Request<Incoming>) -> Upgrade {
 
 /// A WebSocket on a connection that has served requests before: hyper answers the handshake and
 /// gives the socket back.
-fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
+async fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
     let (Upgrade::Yes { accept }, Some(upgraded)) = (&asking.upgrade, asking.upgraded.take()) else {
         let (refusal, field) = door::bad_handshake(&asking.upgrade);
         let mut answer = refused(shard, &refusal);
@@ -392,10 +398,10 @@ fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_
         }
         return answer;
     };
-    let listen = shard
-        .node
-        .room_for_one()
-        .and_then(|()| door::listen(&shard.node, &asking.asked, true));
+    let listen = match shard.node.room_for_one() {
+        Ok(()) => door::listen_or_ask(&shard.node, &asking.asked, true, peer).await,
+        Err(refusal) => Err(refusal),
+    };
     let extensions = listen.as_ref().ok().and_then(|listen| listen.deflate);
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
@@ -424,15 +430,15 @@ fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_
 }
 
 /// An event stream on a connection that has served requests before.
-fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &Asking<'_>) -> Answer {
+async fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &Asking<'_>) -> Answer {
     if asking.has_body() {
         return refused(shard, &door::stream_with_body());
     }
-    let room = shard.node.room_for_one();
-    let body = match room
-        .clone()
-        .and_then(|()| door::listen(&shard.node, &asking.asked, false))
-    {
+    let listen = match shard.node.room_for_one() {
+        Ok(()) => door::listen_or_ask(&shard.node, &asking.asked, false, peer).await,
+        Err(refusal) => Err(refusal),
+    };
+    let body = match listen {
         Ok(_) if asking.head.method == Method::HEAD => Body::Whole(None),
         Ok(listen) => {
             let prologue = shard.stream_prologue(false);
@@ -444,8 +450,10 @@ fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &Asking<'_>) -> A
                 prologue,
             ))
         }
-        // EventSource would not come back from an error status.
-        Err(_) if room.is_err() => Body::Whole(Some(shard.stream_prologue(true))),
+        Err(refusal) if door::may_come_back(&refusal) => {
+            shard.node.refused(&refusal);
+            Body::Whole(Some(shard.stream_prologue(true)))
+        }
         Err(refusal) => return refused(shard, &refusal),
     };
     let mut answer = Response::new(body);

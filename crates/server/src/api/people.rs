@@ -2,6 +2,7 @@
 //! join or leave a channel. All of it is for the back end.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use fanfare_core::app::AppId;
@@ -11,11 +12,11 @@ use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::user::UserId;
 use fanfare_core::wire::plain::person::PersonRequest;
 use http::Method;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{Answer, Asking, json, not_found, speak};
-use crate::door::{self, Purpose};
+use crate::clock::timestamp;
+use crate::door;
+use crate::hooks::connect::Wish;
 use crate::node::Node;
 use crate::shard::{Key, Shard, What};
 
@@ -23,7 +24,11 @@ use crate::shard::{Key, Shard, What};
 pub(super) const USERS_LISTED_MAX: usize = 10_000;
 
 /// Answers a request about people. `None`: it is none.
-pub(super) async fn answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Option<Result<Answer, Refusal>> {
+pub(super) async fn answer(
+    shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
+    asking: &mut Asking<'_>,
+) -> Option<Result<Answer, Refusal>> {
     let request = PersonRequest::parse(asking.asked.path, asking.asked.query)?;
     let method = asking.head.method.clone();
     // A channel may be called so; only these methods say nothing to a channel itself.
@@ -32,22 +37,23 @@ pub(super) async fn answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Option
         return None;
     }
     Some(match request {
-        Ok(request) => answer_to(shard, asking, &method, request).await,
+        Ok(request) => answer_to(shard, peer, asking, &method, request).await,
         Err(refusal) => Err(refusal),
     })
 }
 
 async fn answer_to(
     shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
     asking: &mut Asking<'_>,
     method: &Method,
     request: PersonRequest,
 ) -> Result<Answer, Refusal> {
     let node = &shard.node;
     if let (&Method::POST, PersonRequest::One { user, .. }) = (method, &request) {
-        return speak::to_user(shard, asking, user).await;
+        return speak::to_user(shard, peer, asking, user).await;
     }
-    let identity = door::identify(node, &asking.asked, Purpose::Post)?;
+    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, &[], peer).await?;
     match (method, request) {
         (&Method::GET | &Method::HEAD, PersonRequest::One { user, .. }) => {
             permit(node, &identity, Operation::Presence, &user)?;
@@ -88,11 +94,12 @@ async fn answer_to(
 /// `DELETE /ch/{channel}`: empties it, and sends whoever listens away.
 pub(super) async fn delete(
     shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
     asking: &Asking<'_>,
     channels: &[ChannelName],
 ) -> Result<Answer, Refusal> {
     let node = &shard.node;
-    let identity = door::identify(node, &asking.asked, Purpose::Post)?;
+    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, channels, peer).await?;
     let [channel] = channels else {
         return Err(not_found());
     };
@@ -117,19 +124,11 @@ fn presence(node: &Node, user: &UserId) -> String {
     match node.people.lock().presence(user) {
         None => format!("{{\"user\":{id},\"online\":false,\"connections\":0}}"),
         Some(presence) => {
-            let since = timestamp(presence.since.as_millis());
+            let since = timestamp(presence.since);
             let connections = presence.connections;
             format!("{{\"user\":{id},\"online\":true,\"connections\":{connections},\"since\":\"{since}\"}}")
         }
     }
-}
-
-/// A time of the engine's clock, in UTC, to the second.
-fn timestamp(unix_millis: u64) -> String {
-    let seconds = i64::try_from(unix_millis / 1_000).unwrap_or(i64::MAX);
-    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
-    time.and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_default()
 }
 
 /// Does something to the connections of a user, on whatever shard they are, and answers to how many.
@@ -164,15 +163,4 @@ async fn carried_out(commands: impl Iterator<Item = (usize, What)>, node: &Node)
         count += answer.await.unwrap_or(0);
     }
     Ok(count)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_in_utc_to_the_second() {
-        assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
-        assert_eq!(timestamp(1_795_000_000_999), "2026-11-18T11:06:40Z");
-    }
 }

@@ -1,6 +1,8 @@
 //! Speaking by POST.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
@@ -11,19 +13,26 @@ use fanfare_core::publication::{Audience, DataKind, Draft};
 use fanfare_core::user::UserId;
 use fanfare_core::wire::plain::batch::{self, BatchLimits};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
+use futures_util::future::try_join_all;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use smallvec::SmallVec;
 
 use super::{Answer, Asking, json, not_found};
-use crate::door::{self, Purpose};
-use crate::engine::{Drafts, Receipt, Receipts};
+use crate::door;
+use crate::engine::{Drafts, Receipt};
+use crate::hooks;
+use crate::hooks::connect::Wish;
 use crate::node::Node;
 use crate::shard::Shard;
 
 /// `POST`: the body is the message, or in NDJSON many messages.
-pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<Answer, Refusal> {
+pub(super) async fn post(
+    shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
+    asking: &mut Asking<'_>,
+) -> Result<Answer, Refusal> {
     let fields = &asking.head.headers;
     let node = &shard.node;
     let limits = &node.config.limits;
@@ -31,9 +40,13 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
         return Err(Refusal::Draining);
     }
     let asked = &asking.asked;
-    let identity = door::identify(node, asked, Purpose::Post)?;
     let plain =
         PlainRequest::parse(asked.path, asked.query, limits.subscriptions_max).ok_or_else(not_found)??;
+    let channels = match &plain.target {
+        Target::Channels(channels) => channels.as_slice(),
+        _ => &[],
+    };
+    let identity = door::identify_or_ask(node, asked, Wish::Post, channels, peer).await?;
     let once = once(fields, &identity)?;
     let once = once.as_deref();
     let is_batch = plain.target == Target::PerMessage && is_ndjson(fields);
@@ -49,20 +62,21 @@ pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<A
             permit_version(draft, &identity)?;
             draft.speaker = identity.user().cloned();
         }
-        let receipts = node.publisher.publish_all(drafts.into(), once)?;
+        let receipts = publish(node, &identity, peer, drafts.into(), once).await?;
         return Ok(json(lines(&receipts)));
     }
     let audience = match plain.speak_channels()? {
         [] => Audience::Everyone,
         channels => Audience::Channels(channels.into()),
     };
-    let receipts = say(shard, asking, &identity, plain, audience, once).await?;
+    let receipts = say(shard, peer, asking, &identity, plain, audience, once).await?;
     Ok(json(lines(&receipts)))
 }
 
 /// `POST /user/{id}`: to all connections of a person, whatever they listen to.
 pub(super) async fn to_user(
     shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
     asking: &mut Asking<'_>,
     user: &UserId,
 ) -> Result<Answer, Refusal> {
@@ -70,40 +84,41 @@ pub(super) async fn to_user(
     if node.is_draining() {
         return Err(Refusal::Draining);
     }
-    let identity = door::identify(node, &asking.asked, Purpose::Post)?;
+    let own = user.channel();
+    let channels = std::slice::from_ref(&own);
+    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, channels, peer).await?;
     // The switches are those of a channel's POST.
     let plain = PlainRequest::parse("/ch/x", asking.asked.query, 1).ok_or_else(not_found)??;
     let once = once(&asking.head.headers, &identity)?;
-    let audience = Audience::Channels(SmallVec::from_iter([user.channel()]));
-    let receipts = say(shard, asking, &identity, plain, audience, once.as_deref()).await?;
+    let audience = Audience::Channels(SmallVec::from_iter([own]));
+    let receipts = say(shard, peer, asking, &identity, plain, audience, once.as_deref()).await?;
     let connections = node.people.lock().connections(user).len();
-    let id = receipts.first().map(|receipt| receipt.position.to_string());
-    Ok(json(format!(
-        "{{\"id\":\"{}\",\"connections\":{connections}}}\n",
-        id.unwrap_or_default()
-    )))
+    Ok(json(match receipts.first() {
+        Some(Some(receipt)) => format!(
+            "{{\"id\":\"{}\",\"connections\":{connections}}}\n",
+            receipt.position
+        ),
+        _ => format!("{DROPPED}\n"),
+    }))
 }
 
 /// Publishes the body of a request.
 async fn say(
     shard: &Rc<Shard>,
+    peer: Option<SocketAddr>,
     asking: &mut Asking<'_>,
     identity: &Identity,
     plain: PlainRequest,
     audience: Audience,
     once: Option<&str>,
-) -> Result<Receipts, Refusal> {
+) -> Result<Said, Refusal> {
     let (node, fields) = (&shard.node, &asking.head.headers);
     let limits = &node.config.limits;
     // Permission before the body: who may not speak need not send.
     permit(node, &audience, identity)?;
     let binary = has_type(fields, b"application/octet-stream");
     let data = body(&mut asking.body, limits.message_bytes_max, "the message", node).await?;
-    let kind = if binary || std::str::from_utf8(&data).is_err() {
-        DataKind::Binary
-    } else {
-        DataKind::Text
-    };
+    let kind = DataKind::of(&data, binary);
     let mut draft = Draft::to(AppId::DEFAULT, audience, kind, data);
     draft.event = plain.event;
     draft.speaker = identity.user().cloned();
@@ -111,8 +126,40 @@ async fn say(
     draft.except = plain.except;
     plain.kept.apply(&mut draft)?;
     permit_version(&draft, identity)?;
-    node.publisher.publish_all(Drafts::from_iter([draft]), once)
+    publish(node, identity, peer, Drafts::from_iter([draft]), once).await
 }
+
+/// What was published, in order; `None`: what the back end had us drop.
+type Said = Vec<Option<Receipt>>;
+
+/// Publishes drafts, all or none; what a client says only as the back end wants it.
+async fn publish(
+    node: &Arc<Node>,
+    identity: &Identity,
+    peer: Option<SocketAddr>,
+    drafts: Drafts,
+    once: Option<&str>,
+) -> Result<Said, Refusal> {
+    if *identity == Identity::Server || node.hooks.message.is_none() {
+        let receipts = node.publisher.publish_all(drafts, once)?;
+        return Ok(receipts.into_iter().map(Some).collect());
+    }
+    let address = peer.map(|peer| peer.ip());
+    let asked = drafts
+        .into_iter()
+        .map(|draft| hooks::message::ask(node, draft, address));
+    let asked = try_join_all(asked).await?;
+    let is_kept: Vec<bool> = asked.iter().map(Option::is_some).collect();
+    let kept: Drafts = asked.into_iter().flatten().collect();
+    let mut receipts = node.publisher.publish_all(kept, once)?.into_iter();
+    Ok(is_kept
+        .into_iter()
+        .map(|is_kept| if is_kept { receipts.next() } else { None })
+        .collect())
+}
+
+/// The line of an answer for what the back end had us drop.
+const DROPPED: &str = "{\"dropped\":true}";
 
 /// Versions are the back end's: a client that names a high one would make all that comes later late.
 fn permit_version(draft: &Draft, identity: &Identity) -> Result<(), Refusal> {
@@ -122,16 +169,19 @@ fn permit_version(draft: &Draft, identity: &Identity) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// One line of an answer for each receipt.
-fn lines(receipts: &Receipts) -> String {
-    let line = |receipt: &Receipt| {
+/// One line of an answer for each message.
+fn lines(said: &Said) -> String {
+    let line = |receipt: &Option<Receipt>| {
+        let Some(receipt) = receipt else {
+            return format!("{DROPPED}\n");
+        };
         let stale = if receipt.is_stale { ",\"stale\":true" } else { "" };
         format!(
             "{{\"id\":\"{}\",\"listeners\":{}{stale}}}\n",
             receipt.position, receipt.listeners
         )
     };
-    receipts.iter().map(line).collect()
+    said.iter().map(line).collect()
 }
 
 /// The key under which this is to be published only once, as one of its sender's: so nobody takes a key

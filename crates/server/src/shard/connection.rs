@@ -18,6 +18,7 @@ use fanfare_core::user::UserId;
 use http_body::Frame;
 use smallvec::SmallVec;
 
+use super::asking::Unsaid;
 use super::{Key, Shard};
 use crate::line::Line;
 
@@ -61,6 +62,9 @@ pub(super) enum Transport {
 pub(super) enum Stage {
     /// Sending its request head; what has arrived so far, and when it must be complete.
     Head { bytes: Vec<u8>, deadline: Moment },
+    /// Has sent its request head, and the back end is asked who it is. Not read from meanwhile; what
+    /// has arrived so far.
+    Asking { bytes: Vec<u8> },
     /// A session.
     Open(Box<Open>),
     /// Has got its last bytes, or will have by the deadline.
@@ -74,6 +78,9 @@ pub(super) struct Open {
     pub(super) app: AppId,
     /// What it is connected to, and so speaks to.
     pub(super) channels: SmallVec<[ChannelName; 1]>,
+    /// What the peer has said and the back end is asked about; `None`: nothing. Not read from
+    /// meanwhile.
+    pub(super) unsaid: Option<Unsaid>,
     pub(super) echo: bool,
     /// What the peer's token granted; `None` for who came without one.
     pub(super) grant: Option<Box<Grant>>,
@@ -95,6 +102,20 @@ impl Connection {
             slot,
             generation: self.generation,
         }
+    }
+
+    /// Whether nothing is read from the peer for now.
+    pub(super) fn is_paused(&self) -> bool {
+        let handshake_waits = match &self.transport {
+            Transport::Line(line) => line.tls.as_ref().is_some_and(|tls| tls.is_waiting),
+            Transport::Body(_) => false,
+        };
+        let back_end_is_asked = match &self.stage {
+            Stage::Asking { .. } => true,
+            Stage::Open(open) => open.unsaid.is_some(),
+            Stage::Head { .. } | Stage::Closing { .. } => false,
+        };
+        handshake_waits || back_end_is_asked
     }
 
     /// The socket and its TLS, if this is the fast lane.

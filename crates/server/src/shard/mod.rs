@@ -34,7 +34,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ use crate::line::Line;
 use crate::node::{Node, Place};
 use crate::random::random;
 
+mod asking;
 pub(crate) mod command;
 mod connection;
 mod dirty;
@@ -133,6 +134,8 @@ pub struct Shard {
     /// Which one.
     pub(crate) index: usize,
     pub(crate) state: RefCell<State>,
+    /// This one, for tasks that outlive a call.
+    me: Weak<Self>,
     /// There is work that no descriptor tells of: a session of the slow lane, a new adoption.
     pub(crate) work: Notify,
 }
@@ -200,10 +203,11 @@ impl Shard {
             actions: Vec::new(),
             random: u64::from_ne_bytes(seed) | 1,
         };
-        Ok(Rc::new(Self {
+        Ok(Rc::new_cyclic(|me| Self {
             node,
             index,
             state: RefCell::new(state),
+            me: Weak::clone(me),
             work: Notify::new(),
         }))
     }

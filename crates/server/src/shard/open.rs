@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
+use fanfare_core::auth::Grant;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
@@ -30,8 +31,9 @@ use super::refresh::deadline;
 use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
 use crate::api;
-use crate::door::{self, Asked, Listen};
+use crate::door::{self, Asked, Listen, Verdict};
 use crate::engine::Listening;
+use crate::hooks::connect::Stranger;
 use crate::line::Line;
 use crate::log_gate::Kind;
 use crate::random::random;
@@ -51,7 +53,9 @@ pub(crate) struct Facts {
 }
 
 /// What a complete head asks for.
-enum Route {
+pub(super) enum Route {
+    /// The back end must say first who it is.
+    Ask(Stranger),
     WebSocket {
         accept: String,
         facts: Result<Listen, Refusal>,
@@ -65,8 +69,9 @@ enum Route {
         origin: Option<String>,
         field: Option<(&'static str, &'static str)>,
     },
-    /// No room: an event stream is told so in a way that browsers come back from.
-    StreamFull {
+    /// Not now: an event stream is told so in a way that browsers come back from.
+    StreamLater {
+        refusal: Refusal,
         origin: Option<String>,
     },
     Http,
@@ -89,19 +94,34 @@ impl State {
             joined = std::mem::take(kept);
             &joined
         };
-        let (route, len) = match http1::parse(input, &limits) {
-            Ok(Some(head)) => (route(shard, &head), head.len),
+        match http1::parse(input, &limits) {
+            Ok(Some(head)) => {
+                let (route, len) = (route(shard, &head, None), head.len);
+                self.follow(shard, key, route, input, len, now);
+            }
             Ok(None) => {
                 let input = input.to_vec();
                 if let Some(Stage::Head { bytes: kept, .. }) = self.get(key).map(|c| &mut c.stage) {
                     *kept = input;
                 }
-                return;
             }
-            Err(error) => return self.bad_head(shard, key, error),
-        };
+            Err(error) => self.bad_head(shard, key, error),
+        }
+    }
+
+    /// Does what the head of a request asks for: the first `len` bytes of what has arrived.
+    pub(super) fn follow(
+        &mut self,
+        shard: &Rc<Shard>,
+        key: Key,
+        route: Route,
+        input: &[u8],
+        len: usize,
+        now: Moment,
+    ) {
         let mut early = input.get(len..).unwrap_or_default().to_vec();
         match route {
+            Route::Ask(stranger) => self.ask(shard, key, stranger, input.to_vec()),
             Route::Http => {
                 if let Some(line) = self.release(key) {
                     api::serve(Rc::clone(shard), line, input.to_vec());
@@ -125,10 +145,10 @@ impl State {
                 let peer = self.peer(key);
                 self.open_stream(shard, key, listen, peer, now);
             }
-            Route::StreamFull { origin } => {
+            Route::StreamLater { origin, refusal } => {
                 let mut answer = stream_head(origin.as_deref());
                 answer.extend_from_slice(&self.stream_prologue(RETRY_FULL_MS));
-                self.farewell(shard, key, answer, Refusal::Full);
+                self.farewell(shard, key, answer, refusal);
             }
             Route::Refused {
                 refusal,
@@ -350,6 +370,7 @@ impl State {
             id,
             app: listen.app,
             channels,
+            unsaid: None,
             echo: listen.echo,
             grant: listen.grant.map(Box::new),
             peer,
@@ -500,7 +521,8 @@ fn random_id() -> Result<SessionId, Refusal> {
     Ok(SessionId(u128::from_ne_bytes(id)))
 }
 
-fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
+/// What a head asks for; `told` is what the back end has said of who asks.
+pub(super) fn route(shard: &Shard, head: &RequestHead<'_>, told: Option<Result<Grant, Refusal>>) -> Route {
     let node = &shard.node;
     let upgrade = http1::websocket_upgrade(head);
     let asked = asked(head);
@@ -532,7 +554,12 @@ fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
             } else {
                 node.room_for_one()
             };
-            let facts = room.and_then(|()| door::listen(node, &asked, true));
+            let listen = |()| door::listen(node, &asked, true, told.transpose()?);
+            let facts = match room.and_then(listen) {
+                Ok(Verdict::Ask(stranger)) => return Route::Ask(stranger),
+                Ok(Verdict::Listen(listen)) => Ok(listen),
+                Err(refusal) => Err(refusal),
+            };
             Route::WebSocket { accept, facts }
         }
         Upgrade::Lost | Upgrade::OtherVersion | Upgrade::Bad(_) => {
@@ -548,17 +575,19 @@ fn route(shard: &Shard, head: &RequestHead<'_>) -> Route {
             origin,
             field: None,
         },
-        Upgrade::No => match node.room_for_one() {
-            Err(_) => Route::StreamFull { origin },
-            Ok(()) => match door::listen(node, &asked, false) {
-                Ok(listen) => Route::Stream { origin, listen },
+        Upgrade::No => {
+            let listen = |()| door::listen(node, &asked, false, told.transpose()?);
+            match node.room_for_one().and_then(listen) {
+                Ok(Verdict::Ask(stranger)) => Route::Ask(stranger),
+                Ok(Verdict::Listen(listen)) => Route::Stream { origin, listen },
+                Err(refusal) if door::may_come_back(&refusal) => Route::StreamLater { refusal, origin },
                 Err(refusal) => Route::Refused {
                     refusal,
                     origin,
                     field: None,
                 },
-            },
-        },
+            }
+        }
     }
 }
 

@@ -267,7 +267,13 @@ impl State {
                 | epoll::EventFlags::ERR
                 | epoll::EventFlags::RDHUP;
             if flags.intersects(readable) {
-                self.read(shard, key, now);
+                // These two come also for a connection that is not read from, again and again.
+                let is_gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+                match self.get(key).map(|connection| connection.is_paused()) {
+                    Some(true) if is_gone => self.peer_gone(shard, key),
+                    Some(true) | None => {}
+                    Some(false) => self.read(shard, key, now),
+                }
             }
         }
         more || !self.handshakes.is_empty()
@@ -281,8 +287,7 @@ impl State {
         let Transport::Line(line) = &connection.transport else {
             return;
         };
-        let is_waiting = line.tls.as_ref().is_some_and(|tls| tls.is_waiting);
-        let mut flags = if is_waiting {
+        let mut flags = if connection.is_paused() {
             epoll::EventFlags::empty()
         } else {
             epoll::EventFlags::IN | epoll::EventFlags::RDHUP
@@ -433,6 +438,7 @@ impl State {
                 shard.node.metrics.shards[shard.index].bytes_in.add(bytes.len());
                 open.session.on_bytes(now, bytes, &mut actions);
             }
+            Some(Stage::Asking { bytes: kept }) => kept.extend_from_slice(bytes),
             // After the farewell nothing counts; reading on lets the peer's own close through.
             Some(Stage::Closing { .. }) | None => {}
         }
@@ -488,6 +494,9 @@ impl State {
         let mut draft = Draft::to(open.app, Audience::Channels(open.channels.clone()), kind, data);
         draft.speaker = speaker;
         draft.excluded = (!open.echo).then_some(open.id);
+        if shard.node.hooks.message.is_some() {
+            return self.ask_about(shard, key, draft);
+        }
         shard.node.publisher.publish(draft).map(drop)
     }
 
@@ -521,7 +530,7 @@ impl State {
         let slow = matches!(why, Disconnect::SlowConsumer { .. } | Disconnect::Stalled(_));
         let Some(connection) = self.get(key) else { return };
         let Stage::Open(open) = &mut connection.stage else {
-            if matches!(connection.stage, Stage::Head { .. }) {
+            if matches!(connection.stage, Stage::Head { .. } | Stage::Asking { .. }) {
                 self.end(shard, key, why);
             }
             return;
@@ -569,7 +578,7 @@ impl State {
                     open.session.on_timeout(now, &mut actions);
                     self.carry_out(shard, key, &mut actions);
                 }
-                Stage::Head { .. } | Stage::Closing { .. } => {}
+                Stage::Head { .. } | Stage::Asking { .. } | Stage::Closing { .. } => {}
             }
             self.rearm_after(key, stall_max);
         }
@@ -593,7 +602,8 @@ impl State {
         let at = match self.get(key).map(|connection| &connection.stage) {
             Some(Stage::Open(open)) => open.session.poll_timeout(),
             Some(Stage::Head { deadline, .. } | Stage::Closing { deadline }) => *deadline,
-            None => return,
+            // The back end has a deadline of its own.
+            Some(Stage::Asking { .. }) | None => return,
         };
         self.arm(key, at);
     }
@@ -692,7 +702,7 @@ impl State {
         match connection.stage {
             Stage::Open(open) => self.leave(shard, key, &open, &why),
             Stage::Head { .. } => self.heads_open -= 1,
-            Stage::Closing { .. } => {}
+            Stage::Asking { .. } | Stage::Closing { .. } => {}
         }
         match connection.transport {
             Transport::Line(_) if connection.place == Place::Taken => shard.node.connection_closed(),
