@@ -6,9 +6,12 @@
 
 mod support;
 
+#[path = "support/back_end.rs"]
+mod back_end;
 #[path = "support/token.rs"]
 mod token;
 
+use back_end::BackEnd;
 use serde_json::json;
 use support::{Peer, Said, Server, command, frame};
 use token::{claims, now, signed};
@@ -64,7 +67,23 @@ async fn ask(server: &Server, request: &str, answers: &mut String) {
 #[tokio::test]
 async fn nothing_that_was_shown_is_put_out_again() {
     let mut canaries = Canaries([KEY, OLD_KEY, WRONG_KEY].map(str::to_owned).to_vec());
+    let mut back_end = BackEnd::start().await;
+    let hook = back_end.url("/hook?canary-of-the-hook");
+    let answering = tokio::spawn(async move {
+        loop {
+            let question = back_end.asked().await;
+            let status = if question.field("cookie").is_some() {
+                202
+            } else {
+                500
+            };
+            question.answer(status, "");
+        }
+    });
     let server = Server::start(&[
+        ("FANFARE_HOOKS_ON_CONNECT", &hook),
+        ("FANFARE_HOOKS_ON_MESSAGE", &hook),
+        ("FANFARE_HOOKS_FAILURES_MAX", "10000"),
         ("FANFARE_KEY", KEY),
         ("FANFARE_KEY_PREVIOUS", OLD_KEY),
         ("FANFARE_LOG_LEVEL", "trace"),
@@ -76,6 +95,8 @@ async fn nothing_that_was_shown_is_put_out_again() {
         ),
     ]);
     canaries.0.push("canary-of-the-address".to_owned());
+    canaries.0.push("canary-of-the-hook".to_owned());
+    canaries.0.push("canary-session".to_owned());
     let expired = json!({"sub": "canary-expired", "exp": now() - 3_600});
     let tokens = [
         signed(
@@ -110,6 +131,11 @@ async fn nothing_that_was_shown_is_put_out_again() {
                 String::new(),
                 format!("Cookie: fanfare_token={token}\r\nOrigin: https://evil.example\r\n"),
             ),
+            (
+                String::new(),
+                format!("Cookie: PHPSESSID=canary-session\r\nOrigin: http://{host}\r\n"),
+            ),
+            (String::new(), "Cookie: PHPSESSID=canary-session\r\n".to_owned()),
         ];
         let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -170,11 +196,14 @@ async fn nothing_that_was_shown_is_put_out_again() {
     let mut metrics = Peer::to(&server.admin_address()).await;
     let (status, _, figures) = metrics.request("GET", "/metrics", "", b"").await;
     assert!(status == 200 && figures.contains("fanfare_refusals_total{error=\"unauthorized\"}"));
+    assert!(figures.contains("fanfare_hook_requests_total{hook=\"on_connect\",outcome=\"answered\"}"));
     canaries.check("the metrics", &figures);
+    answering.abort();
 
     server.terminate();
     let (_, log) = server.wait();
     assert!(log.contains("DEBUG") && log.contains("session opened") && log.contains("refused"));
+    assert!(log.contains("the hook failed"));
     canaries.check("the log", &log);
 
     let settings = [("FANFARE_KEY", KEY), ("FANFARE_KEY_PREVIOUS", OLD_KEY)];
