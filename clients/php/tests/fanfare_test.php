@@ -527,7 +527,11 @@ foreach (
         ['cut', substr($signed(1000, KEY), 0, -1), KEY, 1000, null],
         ['with more behind it', $signed(1000, KEY) . "\n", KEY, 1000, null],
         ['of another time', str_replace('t=1000', 't=1001', $signed(1000, KEY)), KEY, 1000, null],
+        ['the second of two', $two = $signed(1000, 'old') . substr($signed(1000, KEY), 6), KEY, 1000, ['user' => '42']],
+        ['the first of two', $two, 'old', 1000, ['user' => '42']],
+        ['neither of two', $two, 'other', 1000, null],
         ['not needed without a key', '', '', 1000, ['user' => '42']],
+        ['there and there is no key', $signed(1000, KEY), '', 1000, null],
     ] as [$name, $signature, $key, $now, $expected]
 ) {
     check("a hook's signature is $name", _fanfare_hook($body, $signature, $key, $now), $expected);
@@ -542,6 +546,7 @@ check(
     ),
     ['a' => 1]
 );
+check('a hook without a key to tell by', fanfare_hook(), null);
 check('a hook that is no JSON', _fanfare_hook('<b>', '', '', 0), null);
 check('a hook that is no object', _fanfare_hook('7', '', '', 0), null);
 

@@ -7,6 +7,9 @@
 //! Coming and going is reported, one report per change, in the order in which it happened
 //! ([`People::take_reports`]): online and offline of one user alternate, whatever the interleaving.
 //!
+//! Who was sent away is remembered for a moment ([`People::dismiss`]): a back end that had said yes to
+//! her just before, and whose answer is still under way, must not bring her back.
+//!
 //! Bounds: what is here is bounded by the connections and their subscriptions, since each holds its
 //! entries only as long as it lives (and the grace period). Reports wait for at most
 //! [`REPORTS_MAX`]; beyond that the oldest are dropped and counted.
@@ -21,6 +24,12 @@ use crate::channel::ChannelName;
 use crate::moment::Moment;
 use crate::session_id::SessionId;
 use crate::user::UserId;
+
+/// Time for which it is remembered that somebody was sent away: longer than any answer is under way.
+const DISMISSED_AGE: Duration = Duration::from_mins(1);
+
+/// Users of whom that is remembered; beyond, the oldest are forgotten.
+const DISMISSED_MAX: usize = 10_000;
 
 /// Reports that may wait to be taken, unless the node says otherwise.
 pub const REPORTS_MAX: usize = 10_000;
@@ -62,6 +71,9 @@ pub struct People<P> {
     members: HashMap<ChannelName, BTreeMap<UserId, u32>>,
     /// Users whose last connection has ended, in the order in which their grace period does.
     leaving: VecDeque<(Moment, UserId)>,
+    /// When users were sent away last, and all of that in order.
+    dismissed: HashMap<UserId, Moment>,
+    dismissals: VecDeque<(Moment, UserId)>,
     reports: VecDeque<Report>,
     reports_dropped: usize,
     grace: Duration,
@@ -86,6 +98,8 @@ impl<P: Copy + Eq> People<P> {
             users: HashMap::new(),
             members: HashMap::new(),
             leaving: VecDeque::new(),
+            dismissed: HashMap::new(),
+            dismissals: VecDeque::new(),
             reports: VecDeque::new(),
             reports_dropped: 0,
             grace,
@@ -127,8 +141,39 @@ impl<P: Copy + Eq> People<P> {
         }
     }
 
+    /// A user is sent away: see [`Self::was_dismissed_since`]. Her connections are for the caller to
+    /// close.
+    pub fn dismiss(&mut self, user: &UserId, now: Moment) {
+        self.expire(now);
+        if self.dismissals.len() >= DISMISSED_MAX {
+            self.forget_dismissal();
+        }
+        self.dismissed.insert(user.clone(), now);
+        self.dismissals.push_back((now, user.clone()));
+    }
+
+    /// Whether a user was sent away then or later.
+    pub fn was_dismissed_since(&self, user: &UserId, since: Moment) -> bool {
+        self.dismissed.get(user).is_some_and(|at| *at >= since)
+    }
+
+    fn forget_dismissal(&mut self) {
+        if let Some((at, user)) = self.dismissals.pop_front()
+            && self.dismissed.get(&user) == Some(&at)
+        {
+            self.dismissed.remove(&user);
+        }
+    }
+
     /// Ends grace periods that are over.
     pub fn expire(&mut self, now: Moment) {
+        while self
+            .dismissals
+            .front()
+            .is_some_and(|(at, _)| now >= *at + DISMISSED_AGE)
+        {
+            self.forget_dismissal();
+        }
         while let Some((left, _)) = self.leaving.front()
             && now >= *left + self.grace
         {
@@ -343,6 +388,30 @@ mod tests {
         let (reports, dropped) = people.take_reports(usize::MAX);
         assert_eq!((reports.len(), dropped), (REPORTS_MAX, 3));
         assert_eq!(reports[0].user, user("3"));
+    }
+
+    #[test]
+    fn who_was_sent_away_is_remembered_for_a_moment() {
+        let mut people = people(9);
+        let (anna, ben) = (user("anna"), user("ben"));
+        people.dismiss(&anna, at(10));
+        let since = |people: &People<u32>, user, seconds| people.was_dismissed_since(user, at(seconds));
+        assert!(since(&people, &anna, 9) && since(&people, &anna, 10) && !since(&people, &anna, 11));
+        assert!(!since(&people, &ben, 0));
+        people.dismiss(&anna, at(40));
+        people.expire(at(70));
+        assert!(since(&people, &anna, 40) && !since(&people, &anna, 41));
+        people.expire(at(100));
+        assert!(!since(&people, &anna, 0) && people.dismissals.is_empty());
+        for number in 0..DISMISSED_MAX + 1 {
+            people.dismiss(&user(&number.to_string()), at(200));
+        }
+        assert_eq!(
+            (people.dismissed.len(), people.dismissals.len()),
+            (DISMISSED_MAX, DISMISSED_MAX)
+        );
+        let (first, second) = (user("0"), user("1"));
+        assert!(!since(&people, &first, 0) && since(&people, &second, 0));
     }
 
     proptest! {

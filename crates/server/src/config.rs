@@ -732,6 +732,13 @@ impl Config {
         }
         self.tokens.check().map_err(ConfigError)?;
         self.hooks.check().map_err(ConfigError)?;
+        if self.hooks.is_any() && self.key.is_none() {
+            warnings.push(
+                "there are hooks and no key: they are not signed, and whoever POSTs is the back end, whose words \
+                 are not looked at"
+                    .to_owned(),
+            );
+        }
         if self.origins.iter().any(|origin| origin == "*") {
             warnings.push(
                 "origins holds \"*\": every page may connect; its cookie fanfare_token is not accepted"

@@ -1,23 +1,19 @@
 //! Fetches the keys of an identity provider (a JWK set, RFC 7517), beside everything else.
 //!
-//! One thread with a runtime of its own asks the one address that the configuration names: at the
-//! start, when a token names a key that is not here, and before the keys are older than
+//! Asks the one address that the configuration names ([`crate::outgoing`] says how): at the start, when a token names a key that is not here, and before the keys are older than
 //! `tokens.jwks_age_max`; but never sooner than `tokens.jwks_pause` after the time before. While
 //! the other side fails, the keys of before stay good.
-//!
-//! One request on a connection of its own: no redirects, no cookies, no proxy, nothing kept.
-//! Certificates are checked against the system's list.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use fanfare_core::auth::token::VerifyingKey;
 use http::{Request, StatusCode, header};
 
 use crate::node::Node;
-use crate::outgoing::{self, Caller};
+use crate::outgoing::Caller;
 
 /// Time for one fetch in all.
 const FETCH_TIME_MAX: Duration = Duration::from_secs(5);
@@ -57,7 +53,11 @@ async fn fetch(caller: &Caller) -> Result<Vec<VerifyingKey>> {
     let answer = caller
         .call(request, Bytes::new(), FETCH_TIME_MAX, ANSWER_BYTES_MAX)
         .await?;
-    outgoing::expect_status(&answer, StatusCode::OK)?;
+    ensure!(
+        answer.status() == StatusCode::OK,
+        "the answer was {}",
+        answer.status()
+    );
     Ok(VerifyingKey::from_jwks(answer.body())?)
 }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use fanfare_core::auth::is_loopback_host;
 use http::{Request, Response, Uri};
@@ -28,6 +28,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error;
 use tokio::runtime::Handle;
 use tower_service::Service;
 
@@ -114,6 +115,17 @@ impl Target {
     }
 }
 
+/// Why there is no answer that can be used. The texts are for the log.
+#[derive(Debug, Error)]
+pub(crate) enum CallError {
+    /// Nobody is there to answer, or not in time.
+    #[error(transparent)]
+    Down(anyhow::Error),
+    /// There is an answer, and it is not one.
+    #[error(transparent)]
+    Unusable(anyhow::Error),
+}
+
 /// Asks one place. Clones share its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
@@ -155,32 +167,36 @@ impl Caller {
     }
 
     /// Sends a request, whose address is put in here, and reads the answer.
-    ///
-    /// # Errors
-    ///
-    /// No connection, no answer in time, an answer of more than `bytes_max`. The text is for the log.
     pub(crate) async fn call(
         &self,
         request: http::request::Builder,
         body: Bytes,
         time_max: Duration,
         bytes_max: usize,
-    ) -> Result<Response<Bytes>> {
+    ) -> Result<Response<Bytes>, CallError> {
         let request = request
             .uri(self.uri.clone())
             .header(http::header::USER_AGENT, USER_AGENT)
-            .body(Full::new(body))?;
+            .body(Full::new(body))
+            .map_err(|error| CallError::Unusable(error.into()))?;
         let answer = tokio::time::timeout(time_max, self.exchange(request, bytes_max)).await;
-        answer.map_err(|_| anyhow::anyhow!("no answer within {time_max:?}"))?
+        answer.unwrap_or_else(|_| Err(CallError::Down(anyhow!("no answer within {time_max:?}"))))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>, bytes_max: usize) -> Result<Response<Bytes>> {
-        let (head, body) = self.client.request(request).await?.into_parts();
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        bytes_max: usize,
+    ) -> Result<Response<Bytes>, CallError> {
+        let answer = self.client.request(request).await;
+        let (head, body) = answer
+            .map_err(|error| CallError::Down(error.into()))?
+            .into_parts();
         let body = Limited::new(body, bytes_max).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
-                anyhow::anyhow!("the answer is larger than {bytes_max} bytes")
+                CallError::Unusable(anyhow!("the answer is larger than {bytes_max} bytes"))
             } else {
-                anyhow::anyhow!("the answer could not be read: {error}")
+                CallError::Down(anyhow!("the answer could not be read: {error}"))
             }
         })?;
         Ok(Response::from_parts(head, body.to_bytes()))
@@ -231,12 +247,6 @@ pub(crate) fn start() -> Result<Handle> {
         .spawn(move || runtime.block_on(std::future::pending::<()>()))
         .context("cannot start a thread")?;
     Ok(handle)
-}
-
-/// The error of an answer that is not the one that was hoped for.
-pub(crate) fn expect_status(answer: &Response<Bytes>, wanted: http::StatusCode) -> Result<()> {
-    ensure!(answer.status() == wanted, "the answer was {}", answer.status());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! |----------|------------------------------------------------------------------------|
 //! | 2xx      | yes; the body says who she is and what she may do: [`Grant::told`]     |
 //! | 401, 403 | no                                                                     |
-//! | others   | no, and it counts as a failure of the hook                             |
+//! | others   | no, for now                                                            |
 //!
 //! A yes grants what its body names, besides what everyone may do: a private channel needs to be
 //! in its `listen`.

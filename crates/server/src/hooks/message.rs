@@ -14,7 +14,7 @@
 //! | 200             | relay the answer's body instead                                  |
 //! | 204             | drop it; the sender is not told                                  |
 //! | 4xx but 408,429 | refuse it: a POST gets 403, a WebSocket is closed with 4403      |
-//! | others          | refuse it, and it counts as a failure of the hook                |
+//! | others          | refuse it, for now                                               |
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -6,23 +6,25 @@
 //! | `on_message`  | whether a client's message is relayed, and how   | [`message`]  |
 //! | `on_presence` | tells which users came online or went offline    | [`presence`] |
 //!
-//! All are a POST with a JSON body. If the server has a key, it is signed with it
-//! ([`SIGNATURE_FIELD`]), so that the back end can tell the server from anybody else who knows
-//! the address.
+//! All are a POST with a JSON body. If the server has a key, it is signed with it, and with the key
+//! of before ([`SIGNATURE_FIELD`]), so that the back end can tell the server from anybody else who
+//! knows the address.
 //!
 //! What always holds of a hook that asks ([`Hook::ask`]):
 //!
 //! * No usable answer means no. Nobody waits for longer than [`WAIT_MAX`] and `hooks.timeout`.
 //! * At most `hooks.concurrency` questions are with the back end, and `hooks.waiting_max` wait;
 //!   beyond that who asks is told to come back.
-//! * After `hooks.failures_max` failures in a row nothing is asked for `hooks.pause`.
+//! * If nobody is there to answer so many times in a row (`hooks.failures_max`), nothing is asked for
+//!   `hooks.pause`. An answer that cannot be used is no such failure: what a peer sends must not be
+//!   able to bring it about, or one could lock all out.
 //! * Only those who asked wait; shards do not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use fanfare_core::auth::Secret;
@@ -35,17 +37,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::clock::unix_now;
+use crate::config::Config;
 use crate::log_gate::Kind;
 use crate::metrics::{Counter, Exposition, Labelled};
 use crate::node::Node;
-use crate::outgoing::{Caller, PlainTo, Target};
+use crate::outgoing::{CallError, Caller, PlainTo, Target};
 
 pub(crate) mod connect;
 pub(crate) mod message;
 pub(crate) mod presence;
 
 /// Says that the server with the key asks: `t=<Unix time>,v1=<hex>`, the HMAC-SHA256 of the time as
-/// it stands there, a dot, and the body.
+/// it stands there, a dot, and the body; and `,v1=<hex>` once more with the key of before.
 pub(crate) const SIGNATURE_FIELD: &str = "fanfare-signature";
 
 /// Says which hook this is.
@@ -121,6 +124,9 @@ impl HookSettings {
             if !(1..=10_000).contains(&number) {
                 return Err(format!("hooks.{name} must be between 1 and 10,000"));
             }
+        }
+        if self.waiting_max > 1_000_000 {
+            return Err("hooks.waiting_max must not be more than 1,000,000".to_owned());
         }
         Ok(())
     }
@@ -200,6 +206,12 @@ impl Hooks {
         }
         if let Some(presence) = &self.presence {
             presence.render(out);
+            out.one(
+                "fanfare_presence_reports_waiting",
+                "gauge",
+                "Reports that wait to be sent.",
+                node.people.lock().reports() as u64,
+            );
         }
     }
 }
@@ -235,7 +247,7 @@ impl Hook {
     ///
     /// # Errors
     ///
-    /// [`Refusal::HookFailed`] if there is no usable answer, [`Refusal::Overloaded`] if too many wait.
+    /// [`Refusal::HookFailed`] if there is no usable answer.
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         node: &Arc<Node>,
@@ -253,7 +265,7 @@ impl Hook {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= settings.waiting_max + settings.concurrency {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             self.outcomes.add("too_many");
-            return Err(Refusal::Overloaded);
+            return Err(Refusal::HookFailed);
         }
         let (mut done, answer) = oneshot::channel();
         let (hook, node) = (Arc::clone(self), Arc::clone(node));
@@ -288,42 +300,53 @@ impl Hook {
         }
         let begun = Instant::now();
         let timeout = node.config.hooks.timeout;
-        let request = post(
-            self.name,
-            node.config.key.as_ref(),
-            question.fields,
-            &question.body,
-        );
+        let request = post(self.name, &node.config, question.fields, &question.body);
         let answer = self
             .caller
             .call(request, question.body, timeout, question.answer_bytes_max);
-        let answer = answer.await.and_then(read);
+        let answer = answer.await.and_then(|answer| {
+            // What a proxy says whose back end is not there, or a back end that is going away.
+            if matches!(answer.status().as_u16(), 502..=504) {
+                return Err(CallError::Down(anyhow!("the answer was {}", answer.status())));
+            }
+            read(answer).map_err(CallError::Unusable)
+        });
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.nanos.add(usize::try_from(took).unwrap_or(usize::MAX));
-        match answer {
+        let answer = match answer {
             Ok(answer) => {
                 self.outcomes.add("answered");
-                if self.circuit.lock().succeeded() {
-                    tracing::info!(hook = self.name, "the hook answers again");
-                }
                 Ok(answer)
             }
             Err(error) => {
-                self.outcomes.add("failed");
-                let error = format!("{error:#}");
+                let is_down = matches!(error, CallError::Down(_));
+                self.outcomes.add(if is_down { "failed" } else { "unusable" });
+                let reason = format!("{:#}", anyhow::Error::new(error));
                 node.log.say(
                     Kind::Error,
-                    || tracing::warn!(hook = self.name, %error, "the hook failed, so the answer is no"),
+                    || tracing::warn!(hook = self.name, %reason, "the hook gave no answer that can be used: no"),
                 );
-                if self.circuit.lock().failed(node.clock.now()) {
-                    tracing::error!(
-                        hook = self.name,
-                        pause = ?node.config.hooks.pause,
-                        "the hook has failed too often in a row: nothing is asked for a while, and all of it is refused"
-                    );
+                if is_down {
+                    self.nobody_answered(node);
+                    return Err(Refusal::HookFailed);
                 }
                 Err(Refusal::HookFailed)
             }
+        };
+        if self.circuit.lock().succeeded() {
+            tracing::info!(hook = self.name, "the hook answers again");
+        }
+        answer
+    }
+
+    fn nobody_answered(&self, node: &Node) {
+        if self.circuit.lock().failed(node.clock.now()) {
+            let pause = node.config.hooks.pause;
+            tracing::error!(
+                hook = self.name,
+                ?pause,
+                "the hook has failed too often in a row: nothing is asked for a while, and all is refused"
+            );
         }
     }
 }
@@ -338,13 +361,14 @@ struct Question {
 }
 
 /// A request to a hook, all but its address and body.
-fn post(name: &'static str, key: Option<&Secret>, fields: HeaderMap, body: &[u8]) -> http::request::Builder {
+fn post(name: &'static str, config: &Config, fields: HeaderMap, body: &[u8]) -> http::request::Builder {
     let mut request = Request::builder().method(Method::POST);
     if let Some(all) = request.headers_mut() {
         *all = fields;
         all.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         all.insert(NAME_FIELD, HeaderValue::from_static(name));
-        let signature = key.map(|key| signature(key, unix_now().as_secs(), body));
+        let keys = [&config.key, &config.key_previous].into_iter().flatten();
+        let signature = signature(keys, unix_now().as_secs(), body);
         if let Some(signature) = signature.and_then(|text| HeaderValue::from_str(&text).ok()) {
             all.insert(SIGNATURE_FIELD, signature);
         }
@@ -352,19 +376,23 @@ fn post(name: &'static str, key: Option<&Secret>, fields: HeaderMap, body: &[u8]
     request
 }
 
-/// See [`SIGNATURE_FIELD`].
-fn signature(key: &Secret, now: u64, body: &[u8]) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
-    let mut mac = hmac::Context::with_key(&key);
-    mac.update(format!("{now}.").as_bytes());
-    mac.update(body);
-    let hex: String = mac
-        .sign()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("t={now},v1={hex}")
+/// See [`SIGNATURE_FIELD`]. `None` without any key.
+fn signature<'a>(keys: impl Iterator<Item = &'a Secret>, now: u64, body: &[u8]) -> Option<String> {
+    let sign = |key: &Secret| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose().as_bytes());
+        let mut mac = hmac::Context::with_key(&key);
+        mac.update(format!("{now}.").as_bytes());
+        mac.update(body);
+        let hex: String = mac
+            .sign()
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!(",v1={hex}")
+    };
+    let signatures: String = keys.map(sign).collect();
+    (!signatures.is_empty()).then(|| format!("t={now}{signatures}"))
 }
 
 /// An answer that is neither a yes nor a no.
@@ -379,13 +407,15 @@ mod tests {
     #[test]
     fn signatures_can_be_checked_with_one_line_of_php() {
         // php -r 'echo hash_hmac("sha256", "1700000000.{\"a\":1}", "0123456789abcdef0123456789abcdef");'
-        assert_eq!(
-            signature(
-                &Secret::new("0123456789abcdef0123456789abcdef"),
-                1_700_000_000,
-                b"{\"a\":1}"
-            ),
-            "t=1700000000,v1=f05f2539e3ae1c49aec5f8cfdad75ef6b06480b133973ffbb7ec9e18827af177"
+        let hex = "f05f2539e3ae1c49aec5f8cfdad75ef6b06480b133973ffbb7ec9e18827af177";
+        let key = Secret::new("0123456789abcdef0123456789abcdef");
+        let sign = |keys: &[&Secret]| signature(keys.iter().copied(), 1_700_000_000, b"{\"a\":1}");
+        assert_eq!(sign(&[]), None);
+        assert_eq!(sign(&[&key]), Some(format!("t=1700000000,v1={hex}")));
+        let two = sign(&[&Secret::new("another"), &key]).unwrap();
+        assert!(
+            two.ends_with(&format!(",v1={hex}")) && two.len() == 13 + 2 * 68,
+            "{two}"
         );
     }
 

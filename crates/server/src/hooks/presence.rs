@@ -195,7 +195,7 @@ async fn send(node: &Node, reporter: &Reporter, id: &str, reports: &[Report]) {
 }
 
 async fn send_once(node: &Node, reporter: &Reporter, body: &Bytes) -> Result<()> {
-    let request = super::post(NAME, node.config.key.as_ref(), HeaderMap::new(), body);
+    let request = super::post(NAME, &node.config, HeaderMap::new(), body);
     let call = reporter
         .caller
         .call(request, body.clone(), ANSWER_TIME_MAX, ANSWER_BYTES_MAX);
