@@ -57,6 +57,17 @@ pub enum Refusal {
          proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";"
     )]
     LostUpgrade,
+    /// Too much, too fast: a limit of a rate.
+    #[error("too fast: try again in {seconds} s (limits.{limit})")]
+    TooFast {
+        /// The setting, without its section.
+        limit: &'static str,
+        /// When it may be tried again, in seconds.
+        seconds: u64,
+    },
+    /// The address has as many connections as it may have.
+    #[error("too many connections from this address, try again later (limits.connections_per_address)")]
+    AddressFull,
     /// This server has as many connections as it may have.
     #[error("no room for more connections, try again later")]
     Full,
@@ -81,6 +92,15 @@ impl Refusal {
         Self::BadRequest(cause.into())
     }
 
+    /// A [`Self::TooFast`] that may be tried again after this time.
+    pub fn too_fast(limit: &'static str, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self::TooFast {
+            limit,
+            seconds: seconds.max(1),
+        }
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
@@ -93,6 +113,7 @@ impl Refusal {
             Self::TooLarge { .. } => 413,
             Self::WrongHost(_) => 421,
             Self::LostUpgrade => 426,
+            Self::TooFast { .. } | Self::AddressFull => 429,
             Self::Full | Self::Overloaded | Self::Storage | Self::HookFailed | Self::Draining => 503,
         }
     }
@@ -106,7 +127,8 @@ impl Refusal {
             Self::NotFound(_) => 4404,
             Self::TooSlow => 4408,
             Self::TooLarge { .. } => 1009,
-            Self::Full | Self::Overloaded | Self::Storage | Self::HookFailed => 1013,
+            Self::TooFast { .. } => 1008,
+            Self::AddressFull | Self::Full | Self::Overloaded | Self::Storage | Self::HookFailed => 1013,
             Self::Draining => 1012,
         }
     }
@@ -124,6 +146,8 @@ impl Refusal {
             Self::TooLarge { .. } => "too_large",
             Self::TooSlow => "too_slow",
             Self::LostUpgrade => "lost_upgrade",
+            Self::TooFast { .. } => "too_fast",
+            Self::AddressFull => "address_full",
             Self::Full => "full",
             Self::Overloaded => "overloaded",
             Self::Storage => "storage",
@@ -135,12 +159,15 @@ impl Refusal {
     /// A field that an HTTP answer must have with this, if there is one: when coming back makes
     /// sense, which methods the path answers (RFC 9110 section 10.2.1), how to show who one is
     /// (section 11.6.1).
-    pub fn field(&self) -> Option<(&'static str, &'static str)> {
+    pub fn field(&self) -> Option<(&'static str, Cow<'static, str>)> {
         match self {
-            Self::Overloaded => Some(("Retry-After", "1")),
-            Self::Full | Self::Storage | Self::HookFailed | Self::Draining => Some(("Retry-After", "5")),
-            Self::MethodNotAllowed { allow } => Some(("Allow", allow)),
-            Self::Unauthorized(_) => Some(("WWW-Authenticate", "Bearer")),
+            Self::TooFast { seconds, .. } => Some(("Retry-After", seconds.to_string().into())),
+            Self::Overloaded => Some(("Retry-After", "1".into())),
+            Self::Full | Self::AddressFull | Self::Storage | Self::HookFailed | Self::Draining => {
+                Some(("Retry-After", "5".into()))
+            }
+            Self::MethodNotAllowed { allow } => Some(("Allow", (*allow).into())),
+            Self::Unauthorized(_) => Some(("WWW-Authenticate", "Bearer".into())),
             _ => None,
         }
     }
@@ -177,6 +204,9 @@ pub enum Disconnect {
     /// The peer read nothing for this long although something waited.
     #[error("slow consumer: nothing read for {0:?}")]
     Stalled(Duration),
+    /// The peer went on to send more than this limit allows.
+    #[error("too fast for too long (limits.{0})")]
+    TooFast(&'static str),
     /// The peer was silent for two ping intervals.
     #[error("no sign of life for {0:?}")]
     Idle(Duration),
@@ -214,6 +244,7 @@ impl Disconnect {
             Self::Refused(refusal) => Some(refusal.close_code()),
             Self::Protocol { code, .. } => Some(*code),
             Self::SlowConsumer { .. } | Self::Stalled(_) => Some(4408),
+            Self::TooFast(_) => Some(1008),
             Self::Idle(_) | Self::Aged => Some(1001),
             Self::Expired => Some(4401),
             // As HTTP's 416, "range not satisfiable".
@@ -245,6 +276,7 @@ impl Disconnect {
             Self::Protocol { .. } => "protocol",
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::Stalled(_) => "stalled",
+            Self::TooFast(_) => "too_fast",
             Self::Idle(_) => "idle",
             Self::Aged => "aged",
             Self::Expired => "expired",
@@ -301,10 +333,27 @@ mod tests {
             1009,
         );
         check(&Refusal::Full, 503, 1013);
+        check(&Refusal::AddressFull, 429, 1013);
+        check(&Refusal::too_fast("connects", Duration::ZERO), 429, 1008);
         check(&Refusal::Storage, 503, 1013);
         check(&Refusal::HookFailed, 503, 1013);
         check(&Refusal::Draining, 503, 1012);
         assert_eq!(Refusal::LostUpgrade.status(), 426);
+    }
+
+    #[track_caller]
+    fn check_wait(wait_ms: u64, seconds: &str) {
+        let field = Refusal::too_fast("connects", Duration::from_millis(wait_ms)).field();
+        assert_eq!(field, Some(("Retry-After", seconds.into())), "{wait_ms}");
+    }
+
+    #[test]
+    fn who_is_too_fast_is_told_whole_seconds_that_are_enough() {
+        check_wait(0, "1");
+        check_wait(1, "1");
+        check_wait(1_000, "1");
+        check_wait(1_001, "2");
+        check_wait(60_000, "60");
     }
 
     #[test]
@@ -320,6 +369,7 @@ mod tests {
                 limit_bytes: 1,
             },
             Disconnect::Stalled(Duration::from_secs(10)),
+            Disconnect::TooFast("messages_per_connection"),
             Disconnect::Idle(Duration::from_secs(50)),
             Disconnect::Aged,
             Disconnect::Expired,

@@ -22,6 +22,8 @@
 //! | who a person is                           | [`user`]                   |
 //! | every refusal and close code              | [`disconnect`]             |
 //! | repeats of a publication                  | [`idempotency`]            |
+//! | addresses, what each may do               | [`address`]                |
+//! | how often something may happen            | [`rate`]                   |
 //! | who does not answer is left alone         | [`circuit`]                |
 //! | every limit and its default               | [`limits`]                 |
 //!
@@ -30,6 +32,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod app;
 pub mod auth;
 pub mod channel;
@@ -45,6 +48,7 @@ pub mod outbox;
 pub mod people;
 pub mod position;
 pub mod publication;
+pub mod rate;
 pub mod session;
 pub mod session_id;
 pub mod stream;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::rate::Rate;
+
 /// What connections and publications may cost. Section `[limits]` of the configuration.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +53,62 @@ pub struct Limits {
 
     /// Channels that one connection may listen to. Answered 4400 or 400. Default 200.
     pub subscriptions_max: usize,
+
+    /// Connections of one address; an address of IPv6 counts with all that share its first 64 bits. One
+    /// more is answered 1013 or 429, an event stream is told to come back later. Default 1,000.
+    pub connections_per_address: usize,
+
+    /// New connections of one address. Answered 429 in the handshake; where even that is too much, the
+    /// connection is closed. Default 20/s burst 100.
+    pub connects_per_address: Rate,
+
+    /// New connections of the node. More of them wait until they are accepted. Default 1000/s burst
+    /// 2000.
+    pub connects: Rate,
+
+    /// Whether connections from this machine (loopback) count for the limits per address. Default
+    /// false.
+    pub count_loopback: bool,
+
+    /// Addresses that are told apart. With more, new ones count as one. Default 100,000.
+    pub addresses_max: usize,
+
+    /// Failed attempts of one address to show a key or token. Then none is looked at for
+    /// `auth_failures_pause`: 429. Default 20/m.
+    pub auth_failures_per_address: Rate,
+
+    /// Time for which none is looked at. Default 60s.
+    #[serde(with = "seconds")]
+    pub auth_failures_pause: Duration,
+
+    /// Messages over one connection. More are dropped, which a session with `meta=1` is told; see
+    /// `messages_excess_max`. Default 50/s burst 200.
+    pub messages_per_connection: Rate,
+
+    /// Messages of one user over all connections and by POST; by POST also of an address of which no
+    /// user is known. More are dropped in the same way; a POST is answered 429. Default 100/s burst 400.
+    pub messages_per_user: Rate,
+
+    /// Time for which a connection may go on to send more than that, before it is closed with 1008.
+    /// Default 10s.
+    #[serde(with = "seconds")]
+    pub messages_excess_max: Duration,
+
+    /// Bytes that are read from one connection of a session. More wait with the peer. Default 262144/s
+    /// burst 1048576.
+    pub bytes_per_connection: Rate,
+
+    /// Pings over one connection that are answered. Default 10/s burst 50.
+    pub pings_per_connection: Rate,
+
+    /// Pings and pongs over one connection. More are answered 1008. Default 100/s burst 500.
+    pub control_frames_per_connection: Rate,
+
+    /// Fresh tokens over one connection. More are dropped like messages. Default 6/m burst 10.
+    pub token_refreshes_per_connection: Rate,
+
+    /// Publications by the back end. Answered 429. Default 10000/s burst 20000.
+    pub publications_per_key: Rate,
 
     /// Connections of one user. One more closes her oldest with 4403. Default 100.
     pub connections_per_user: usize,
@@ -116,6 +174,21 @@ impl Default for Limits {
             message_time_max: Duration::from_secs(30),
             inflate_ratio_max: 250,
             subscriptions_max: 200,
+            connections_per_address: 1_000,
+            connects_per_address: Rate::per_second(20, 100),
+            connects: Rate::per_second(1_000, 2_000),
+            count_loopback: false,
+            addresses_max: 100_000,
+            auth_failures_per_address: Rate::per_minute(20, 20),
+            auth_failures_pause: Duration::from_mins(1),
+            messages_per_connection: Rate::per_second(50, 200),
+            messages_per_user: Rate::per_second(100, 400),
+            messages_excess_max: Duration::from_secs(10),
+            bytes_per_connection: Rate::per_second(256 << 10, 1 << 20),
+            pings_per_connection: Rate::per_second(10, 50),
+            control_frames_per_connection: Rate::per_second(100, 500),
+            token_refreshes_per_connection: Rate::per_minute(6, 10),
+            publications_per_key: Rate::per_second(10_000, 20_000),
             connections_per_user: 100,
             outbox_bytes_max: 1 << 20,
             outbox_stall_max: Duration::from_secs(10),
@@ -185,6 +258,8 @@ impl Limits {
             ("inflate_ratio_max", self.inflate_ratio_max),
             ("subscriptions_max", self.subscriptions_max),
             ("connections_per_user", self.connections_per_user),
+            ("connections_per_address", self.connections_per_address),
+            ("addresses_max", self.addresses_max),
             ("mailbox_publications_max", self.mailbox_publications_max),
             ("channels_max", self.channels_max),
             ("head_bytes_max", self.head_bytes_max),

@@ -22,7 +22,7 @@ mod origin;
 pub mod token;
 
 pub use grant::Grant;
-pub use origin::{HostRules, OriginError, OriginRules, is_loopback_host};
+pub use origin::{HostRules, OriginError, OriginRules, SentTo, is_loopback_host};
 
 use std::fmt;
 

@@ -8,7 +8,8 @@
 //! | case                                     | answer                                         |
 //! |------------------------------------------|------------------------------------------------|
 //! | no `Origin`                              | a program: allowed                             |
-//! | same host as asked for                   | allowed                                        |
+//! | same host as asked for                   | allowed; only `https` where a trusted proxy    |
+//! |                                          | says that it was asked so                      |
 //! | listed, or within a listed wildcard      | allowed                                        |
 //! | development: a loopback host, or `null`  | allowed (the page opened from disk)            |
 //! | anything else, two fields, unparsable    | refused                                        |
@@ -18,6 +19,15 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use crate::disconnect::Refusal;
+
+/// What a request says of where it was sent to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SentTo<'a> {
+    /// Its `Host`.
+    pub host: Option<&'a str>,
+    /// A trusted proxy says that the browser used TLS; else it is not known.
+    pub is_https: bool,
+}
 
 /// An entry of `origins` or `hosts` that cannot be used.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -137,12 +147,11 @@ impl OriginRules {
         Ok(rules)
     }
 
-    /// Judges the `Origin` fields of a request whose `Host` is `host`. Returns the origin to
-    /// name in `Access-Control-Allow-Origin`, if there was one.
+    /// Judges the `Origin` fields of a request. Returns the origin to name in `Access-Control-Allow-Origin`, if there was one.
     pub fn check<'a>(
         &self,
         origins: impl Iterator<Item = &'a [u8]>,
-        host: Option<&str>,
+        sent_to: SentTo<'_>,
     ) -> Result<Option<&'a str>, Refusal> {
         let mut origins = origins;
         let Some(raw) = origins.next() else {
@@ -160,20 +169,20 @@ impl OriginRules {
         let allowed = if text == "null" {
             self.null
         } else {
-            self.allows(text, host)
+            self.allows(text, sent_to)
         };
         if allowed { Ok(Some(text)) } else { Err(refused()) }
     }
 
     /// Whether an allowed origin is one that somebody named, or this server's own: not any page
     /// that `*` lets in, and not `null`, which a sandboxed frame of any page sends.
-    pub fn is_named(&self, origin: &[u8], host: Option<&str>) -> bool {
+    pub fn is_named(&self, origin: &[u8], sent_to: SentTo<'_>) -> bool {
         let origin = std::str::from_utf8(origin).ok().and_then(Self::parse);
-        origin.is_some_and(|origin| self.names(&origin, host))
+        origin.is_some_and(|origin| self.names(&origin, sent_to))
     }
 
-    fn allows(&self, text: &str, host: Option<&str>) -> bool {
-        Self::parse(text).is_some_and(|origin| self.any || self.names(&origin, host))
+    fn allows(&self, text: &str, sent_to: SentTo<'_>) -> bool {
+        Self::parse(text).is_some_and(|origin| self.any || self.names(&origin, sent_to))
     }
 
     /// The origin of a page, which holds no star.
@@ -181,22 +190,24 @@ impl OriginRules {
         Origin::parse(text).filter(|origin| !origin.host.contains('*'))
     }
 
-    fn names(&self, origin: &Origin, host: Option<&str>) -> bool {
+    fn names(&self, origin: &Origin, sent_to: SentTo<'_>) -> bool {
         if self.listed.iter().any(|listed| covers(listed, origin)) {
             return true;
         }
         if self.development && is_loopback_host(&origin.host) {
             return true;
         }
-        // The scheme that the browser used is not known behind a proxy, so the port is compared
-        // only when the host that was asked for names one.
-        host.and_then(split_authority).is_some_and(|(asked, port)| {
-            matches!(origin.scheme.as_str(), "http" | "https")
-                && asked == origin.host
-                && port.map_or(origin.port == 80 || origin.port == 443, |port| {
-                    port == origin.port
-                })
-        })
+        // The scheme that the browser used is not known without a proxy that says so, and the port is
+        // compared only when the host that was asked for names one.
+        let may_be_http = !sent_to.is_https;
+        let fits = origin.scheme == "https" || (origin.scheme == "http" && may_be_http);
+        let is_usual = origin.port == 443 || (origin.port == 80 && may_be_http);
+        sent_to
+            .host
+            .and_then(split_authority)
+            .is_some_and(|(asked, port)| {
+                fits && asked == origin.host && port.map_or(is_usual, |port| port == origin.port)
+            })
     }
 }
 
@@ -253,11 +264,18 @@ impl HostRules {
 mod tests {
     use super::*;
 
+    fn to(host: &str) -> SentTo<'_> {
+        SentTo {
+            host: Some(host),
+            is_https: false,
+        }
+    }
+
     #[track_caller]
     fn check(listed: &[&str], development: bool, origin: &str, host: &str, expected: bool) {
         let listed: Vec<String> = listed.iter().map(|text| (*text).to_owned()).collect();
         let rules = OriginRules::new(&listed, development).unwrap();
-        let got = rules.check(std::iter::once(origin.as_bytes()), Some(host));
+        let got = rules.check(std::iter::once(origin.as_bytes()), to(host));
         assert_eq!(
             got.is_ok(),
             expected,
@@ -276,6 +294,32 @@ mod tests {
         check(&[], false, "https://shop.example.org", "shop.example", false);
         check(&[], false, "null", "shop.example", false);
         check(&[], false, "ftp://shop.example", "shop.example", false);
+    }
+
+    #[track_caller]
+    fn check_https(origin: &str, host: &str, expected: bool) {
+        let rules = OriginRules::new(&[], false).unwrap();
+        let sent_to = SentTo {
+            host: Some(host),
+            is_https: true,
+        };
+        let got = rules.check(std::iter::once(origin.as_bytes()), sent_to);
+        assert_eq!(got.is_ok(), expected, "{origin} at {host}");
+        assert_eq!(
+            rules.is_named(origin.as_bytes(), sent_to),
+            expected,
+            "{origin} at {host}"
+        );
+    }
+
+    #[test]
+    fn a_page_without_tls_is_not_the_same_host_as_one_with_it_where_that_is_known() {
+        check_https("https://shop.example", "shop.example", true);
+        check_https("https://shop.example:8443", "shop.example:8443", true);
+        check_https("https://shop.example:8443", "shop.example", false);
+        check_https("http://shop.example", "shop.example", false);
+        check_https("http://shop.example:443", "shop.example", false);
+        check_https("http://shop.example:8443", "shop.example:8443", false);
     }
 
     #[test]
@@ -324,12 +368,12 @@ mod tests {
     #[test]
     fn programs_have_no_origin_and_nobody_has_two() {
         let rules = OriginRules::new(&[], true).unwrap();
-        assert_eq!(rules.check(std::iter::empty(), Some("localhost")), Ok(None));
+        assert_eq!(rules.check(std::iter::empty(), to("localhost")), Ok(None));
         let two = [&b"http://localhost"[..], b"http://localhost"];
-        assert!(rules.check(two.into_iter(), Some("localhost")).is_err());
+        assert!(rules.check(two.into_iter(), to("localhost")).is_err());
         assert!(
             rules
-                .check(std::iter::once(&b"http://\xff"[..]), Some("localhost"))
+                .check(std::iter::once(&b"http://\xff"[..]), to("localhost"))
                 .is_err()
         );
     }
@@ -340,7 +384,7 @@ mod tests {
         let rules = OriginRules::new(&listed, development).unwrap();
         let shown = String::from_utf8_lossy(origin);
         assert_eq!(
-            rules.is_named(origin, Some(host)),
+            rules.is_named(origin, to(host)),
             expected,
             "{shown} by {listed:?}"
         );

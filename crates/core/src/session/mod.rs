@@ -29,6 +29,8 @@
 //! reaches the hub. In between nothing is lost, since the shard does nothing else; what waits in
 //! its mailbox from before is not for the new session, and the hub knows that by the position.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::auth::Secret;
@@ -42,7 +44,7 @@ mod plain_websocket;
 
 pub use event_stream::{EventStream, StreamSettings};
 pub use long_poll::LongPoll;
-pub use plain_websocket::{PlainWebSocket, WebSocketSettings};
+pub use plain_websocket::{PlainWebSocket, SpeakRates, WebSocketSettings};
 
 pub use crate::session_id::SessionId;
 
@@ -65,6 +67,8 @@ pub enum Action {
     /// The peer brings a fresh token in place of the one that let it in. If it is good and of the
     /// same user, [`Session::on_refreshed`] follows; else the session is closed with the refusal.
     Refresh(Secret),
+    /// The peer did more than this limit allows, and it was not done: for the metrics.
+    Limited(&'static str),
     /// The session is over. Queue `farewell`, if any, then end the connection.
     Close {
         /// The last bytes for the peer: a close frame, the end of a stream.
@@ -101,6 +105,21 @@ impl Session {
         match self {
             Self::PlainWebSocket(session) => session.on_refreshed(deadline, may_speak),
             // Nothing can be said over these: who listens comes back with the new token.
+            Self::EventStream(_) | Self::LongPoll(_) => {}
+        }
+    }
+
+    /// What an [`Action::Publish`] asked for was not done, since it was more than this limit allows.
+    pub fn on_too_fast(
+        &mut self,
+        now: Moment,
+        limit: &'static str,
+        wait: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        match self {
+            Self::PlainWebSocket(session) => session.on_too_fast(now, limit, wait, actions),
+            // Nothing can be said over these.
             Self::EventStream(_) | Self::LongPoll(_) => {}
         }
     }

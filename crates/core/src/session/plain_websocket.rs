@@ -8,6 +8,10 @@
 //! Who came with a token and `meta=1` may send `{"token":"…"}`, a fresh one for the same user, before
 //! the old one runs out (`plain.md` section 6). It is answered with silence, or 4401 or 4403.
 //!
+//! Whoever says too much too fast is not heard: the message is dropped, which is told in meta form, and
+//! when it goes on the session ends with 1008 (`plain.md` section 8). Pings that come too fast are not
+//! answered; a flood of control frames ends the session too.
+//!
 //! Sizes: an idle session holds no buffer; a message that arrives in pieces is kept in the
 //! decoder and nowhere else.
 
@@ -22,11 +26,9 @@ use crate::auth::Secret;
 use crate::disconnect::{Disconnect, Refusal};
 use crate::moment::Moment;
 use crate::publication::DataKind;
+use crate::rate::{Bucket, Excess, Noticed, Rate};
+use crate::wire::plain;
 use crate::wire::websocket::{self, DecodeLimits, Decoder, Event, MessageKind};
-
-/// Pings of one read that are answered one by one; beyond, only the newest
-/// (`security-baseline.md` section 6.2).
-const PONGS_MAX: usize = 50;
 
 /// What all plain `WebSockets` of a node have in common.
 #[derive(Clone, Debug)]
@@ -39,6 +41,23 @@ pub struct WebSocketSettings {
     pub decode: DecodeLimits,
     /// A text that peers send to keep the line open, and our answer. Not relayed.
     pub heartbeat: Option<(String, String)>,
+    /// How fast a peer may speak.
+    pub rates: SpeakRates,
+}
+
+/// How fast a peer may speak over one connection. The settings of [`crate::limits::Limits`] say more.
+#[derive(Clone, Copy, Debug)]
+pub struct SpeakRates {
+    /// `limits.messages_per_connection`.
+    pub messages: Rate,
+    /// `limits.messages_excess_max`.
+    pub excess_max: Duration,
+    /// `limits.pings_per_connection`.
+    pub pings: Rate,
+    /// `limits.control_frames_per_connection`.
+    pub control_frames: Rate,
+    /// `limits.token_refreshes_per_connection`.
+    pub refreshes: Rate,
 }
 
 /// See the module's head.
@@ -51,6 +70,13 @@ pub struct PlainWebSocket {
     /// When the message that is still incomplete began; `NEVER` when there is none.
     unfinished_since: Moment,
     may_speak: bool,
+    /// The peer reads JSON.
+    is_meta: bool,
+    messages: Bucket,
+    excess: Excess,
+    pings: Bucket,
+    control_frames: Bucket,
+    refreshes: Bucket,
     /// When the token that let the peer in runs out.
     deadline: Moment,
     refresh: Refresh,
@@ -79,17 +105,33 @@ impl PlainWebSocket {
             ping_at: first_ping,
             unfinished_since: Moment::NEVER,
             may_speak,
+            is_meta: false,
+            messages: Bucket::default(),
+            excess: Excess::default(),
+            pings: Bucket::default(),
+            control_frames: Bucket::default(),
+            refreshes: Bucket::default(),
             deadline: Moment::NEVER,
             refresh: Refresh::Never,
             over: false,
         }
     }
 
-    /// The same for a peer that was let in by a token, which runs out at `deadline`. `meta`: it
-    /// speaks JSON, and so may bring a fresh one.
+    /// The same for a peer that reads JSON, or does not.
     #[must_use]
-    pub fn until(self, deadline: Moment, meta: bool) -> Self {
-        let refresh = if meta { Refresh::Possible } else { Refresh::Never };
+    pub fn meta(self, is_meta: bool) -> Self {
+        Self { is_meta, ..self }
+    }
+
+    /// The same for a peer that was let in by a token, which runs out at `deadline`. If it speaks JSON it
+    /// may bring a fresh one.
+    #[must_use]
+    pub fn until(self, deadline: Moment) -> Self {
+        let refresh = if self.is_meta {
+            Refresh::Possible
+        } else {
+            Refresh::Never
+        };
         Self {
             deadline,
             refresh,
@@ -113,8 +155,17 @@ impl PlainWebSocket {
         while !self.over {
             match self.decoder.decode(&mut input, &self.settings.decode) {
                 Ok(None) => break,
-                Ok(Some(Event::Message { kind, data })) => self.on_message(kind, data, actions),
-                Ok(Some(Event::Ping(data))) => pongs.add(&data),
+                Ok(Some(Event::Message { kind, data })) => self.on_message(now, kind, data, actions),
+                Ok(Some(Event::Ping(_) | Event::Pong)) if !self.may_control(now) => {
+                    pongs.send(actions);
+                    let limit = "control_frames_per_connection";
+                    actions.push(Action::Limited(limit));
+                    self.close(Disconnect::TooFast(limit), actions);
+                }
+                Ok(Some(Event::Ping(data))) => match self.pings.take(self.settings.rates.pings, 1, now) {
+                    Ok(()) => pongs.add(&data),
+                    Err(_) => actions.push(Action::Limited("pings_per_connection")),
+                },
                 Ok(Some(Event::Pong)) => {}
                 Ok(Some(Event::Close(close))) => {
                     pongs.send(actions);
@@ -140,7 +191,36 @@ impl PlainWebSocket {
         }
     }
 
-    fn on_message(&mut self, kind: MessageKind, data: Bytes, actions: &mut Vec<Action>) {
+    fn may_control(&mut self, now: Moment) -> bool {
+        let rate = self.settings.rates.control_frames;
+        self.control_frames.take(rate, 1, now).is_ok()
+    }
+
+    pub(super) fn on_too_fast(
+        &mut self,
+        now: Moment,
+        limit: &'static str,
+        wait: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.over {
+            return;
+        }
+        actions.push(Action::Limited(limit));
+        match self.excess.notice(now, self.settings.rates.excess_max) {
+            Noticed::Tell if self.is_meta => {
+                actions.push(Action::Send(plain::error(&Refusal::too_fast(limit, wait))));
+            }
+            Noticed::Tell | Noticed::Silent => {}
+            Noticed::Enough => self.close(Disconnect::TooFast(limit), actions),
+        }
+    }
+
+    fn on_message(&mut self, now: Moment, kind: MessageKind, data: Bytes, actions: &mut Vec<Action>) {
+        let rates = self.settings.rates;
+        if let Err(wait) = self.messages.take(rates.messages, 1, now) {
+            return self.on_too_fast(now, "messages_per_connection", wait, actions);
+        }
         let kind = match kind {
             MessageKind::Text => DataKind::Text,
             MessageKind::Binary => DataKind::Binary,
@@ -151,8 +231,13 @@ impl PlainWebSocket {
         {
             actions.push(Action::Send(websocket::text(reply.as_bytes())));
         } else if let Some(token) = self.fresh_token(kind, &data) {
-            self.refresh = Refresh::Asked;
-            actions.push(Action::Refresh(token));
+            match self.refreshes.take(rates.refreshes, 1, now) {
+                Ok(()) => {
+                    self.refresh = Refresh::Asked;
+                    actions.push(Action::Refresh(token));
+                }
+                Err(wait) => self.on_too_fast(now, "token_refreshes_per_connection", wait, actions),
+            }
         } else if self.may_speak || self.refresh == Refresh::Asked {
             actions.push(Action::Publish { kind, data });
         } else {
@@ -228,32 +313,17 @@ impl PlainWebSocket {
 }
 
 /// Answers to the pings of one read, gathered so that they leave as one piece.
-///
-/// RFC 6455 section 5.5.3 allows to answer only the newest of several, but peers count: the first
-/// [`PONGS_MAX`] are answered each, and of the others the newest.
 #[derive(Debug, Default)]
-struct Pongs {
-    frames: Vec<u8>,
-    count: usize,
-    newest: Option<Bytes>,
-}
+struct Pongs(Vec<u8>);
 
 impl Pongs {
     fn add(&mut self, data: &Bytes) {
-        let frame = websocket::pong(data);
-        if self.count < PONGS_MAX {
-            self.count += 1;
-            self.frames.extend_from_slice(&frame);
-        } else {
-            self.newest = Some(frame);
-        }
+        self.0.extend_from_slice(&websocket::pong(data));
     }
 
     fn send(&mut self, actions: &mut Vec<Action>) {
-        self.frames
-            .extend_from_slice(&self.newest.take().unwrap_or_default());
-        if !self.frames.is_empty() {
-            actions.push(Action::Send(std::mem::take(&mut self.frames).into()));
+        if !self.0.is_empty() {
+            actions.push(Action::Send(std::mem::take(&mut self.0).into()));
         }
     }
 }

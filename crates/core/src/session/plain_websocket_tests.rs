@@ -1,7 +1,7 @@
 //! Conversations: `C` the client sends (hex of the unmasked frame's meaning, see below), `S` the
 //! server must send, `P` it must publish, `R` it must have a token judged, `A` the token is good until
-//! that many seconds after the start and its bearer may speak or not, `+` seconds pass, `X` the session
-//! ends with this label.
+//! that many seconds after the start and its bearer may speak or not, `+` seconds pass, `L` a limit held
+//! something back, `X` the session ends with this label.
 //!
 //! A client line is `text hello`, `binary ff00`, `ping x`, `close 1000`, `part he` (a text begun
 //! and not finished), `rest llo` (its end) or `raw 81 05` (bytes as they are).
@@ -26,6 +26,13 @@ fn settings() -> WebSocketSettings {
             inflate: None,
         },
         heartbeat: Some(("heart".to_owned(), "beat".to_owned())),
+        rates: SpeakRates {
+            messages: Rate::per_second(50, 200),
+            excess_max: Duration::from_secs(10),
+            pings: Rate::per_second(10, 50),
+            control_frames: Rate::per_second(100, 500),
+            refreshes: Rate::per_minute(6, 10),
+        },
     }
 }
 
@@ -86,6 +93,7 @@ impl Line<'_> {
                     data,
                 } => format!("P {:02x?}", &data[..]),
                 Action::Refresh(token) => format!("R {}", token.expose()).trim_end().to_owned(),
+                Action::Limited(limit) => format!("L {limit}"),
                 Action::Close { farewell, why } => {
                     let farewell = farewell.map_or("nothing".to_owned(), |bytes| describe(&bytes));
                     format!("X {} {farewell}", why.label())
@@ -118,7 +126,16 @@ fn check_session(
     change: impl FnOnce(PlainWebSocket, Moment) -> PlainWebSocket,
     conversation: &str,
 ) {
-    let settings = settings();
+    check_with(settings(), may_speak, change, conversation);
+}
+
+#[track_caller]
+fn check_with(
+    settings: WebSocketSettings,
+    may_speak: bool,
+    change: impl FnOnce(PlainWebSocket, Moment) -> PlainWebSocket,
+    conversation: &str,
+) {
     let start = Moment::after_start(Duration::from_secs(1_000));
     let ping = start + settings.ping_interval;
     let session = PlainWebSocket::new(Arc::new(settings.clone()), start, ping, may_speak);
@@ -302,7 +319,7 @@ fn who_may_only_listen_is_told_so() {
 /// A peer with a token of 40 seconds.
 #[track_caller]
 fn check_token(may_speak: bool, meta: bool, conversation: &str) {
-    let until = |session: PlainWebSocket, start| session.until(start + Duration::from_secs(40), meta);
+    let until = |session: PlainWebSocket, start| session.meta(meta).until(start + Duration::from_secs(40));
     check_session(may_speak, until, conversation);
 }
 
@@ -379,26 +396,171 @@ fn until_a_token_is_judged_speech_is_handed_on_to_be_judged() {
     );
 }
 
-/// `pings` pings in one read, numbered; the pongs must come as one piece.
+/// `pings` pings in one read, numbered; the pongs must come as one piece, before what else happens.
 #[track_caller]
-fn check_pings(pings: u8, answered: &[u8]) {
+fn check_pings(pings: u16, answered: u8, label: Option<&str>) {
     let mut session = PlainWebSocket::new(Arc::new(settings()), Moment::default(), Moment::NEVER, true);
-    let mut bytes: Vec<u8> = (0..pings).flat_map(|number| frame(0x89, &[number])).collect();
+    let number = |number: u16| u8::try_from(number % 256).unwrap();
+    let mut bytes: Vec<u8> = (0..pings).flat_map(|at| frame(0x89, &[number(at)])).collect();
     let mut actions = Vec::new();
     session.on_bytes(Moment::default(), &mut bytes, &mut actions);
-    let pongs: Vec<u8> = answered
-        .iter()
-        .flat_map(|&number| websocket::pong(&[number]))
+    let pongs: Vec<u8> = (0..answered)
+        .flat_map(|number| websocket::pong(&[number]))
         .collect();
-    assert_eq!(actions, [Action::Send(pongs.into())], "{pings} pings");
+    let limited = Action::Limited("pings_per_connection");
+    let excess = actions.iter().filter(|action| **action == limited).count();
+    actions.retain(|action| *action != limited);
+    assert_eq!(actions[0], Action::Send(pongs.into()), "{pings} pings");
+    let ended = match actions.last() {
+        Some(Action::Close { why, .. }) => Some(why.label()),
+        _ => None,
+    };
+    assert_eq!(ended, label, "{pings} pings");
+    assert_eq!(excess, usize::from(pings.min(500) - u16::from(answered)));
 }
 
 #[test]
-fn every_ping_is_answered_and_of_a_flood_the_newest() {
-    let first: Vec<u8> = (0..50).collect();
-    check_pings(1, &first[..1]);
-    check_pings(10, &first[..10]);
-    check_pings(50, &first);
-    check_pings(51, &[first.as_slice(), &[50]].concat());
-    check_pings(200, &[first.as_slice(), &[199]].concat());
+fn pings_are_answered_as_long_as_they_do_not_come_too_fast() {
+    check_pings(1, 1, None);
+    check_pings(10, 10, None);
+    check_pings(50, 50, None);
+    check_pings(51, 50, None);
+    check_pings(500, 50, None);
+    check_pings(501, 50, Some("too_fast"));
+}
+
+/// Two messages at once and one per second; too many for two seconds are enough.
+#[track_caller]
+fn check_rates(is_meta: bool, change: impl FnOnce(&mut SpeakRates), conversation: &str) {
+    let mut settings = settings();
+    settings.rates.messages = Rate::per_second(1, 2);
+    settings.rates.excess_max = Duration::from_secs(2);
+    change(&mut settings.rates);
+    let until =
+        |session: PlainWebSocket, start| session.meta(is_meta).until(start + Duration::from_secs(900));
+    check_with(settings, true, until, conversation);
+}
+
+const TOLD: &str = r#"S text {"event":"error","error":"too_fast","message":"too fast: try again in 1 s (limits.messages_per_connection)"}"#;
+
+#[test]
+fn what_is_said_too_fast_is_dropped_and_told_in_meta_form() {
+    let conversation = "C text a
+         C text b
+         C text c
+         C binary ff
+         + 1
+         C text d
+         C text e
+         P a
+         P b
+         L messages_per_connection
+         TOLD
+         L messages_per_connection
+         P d
+         L messages_per_connection
+         TOLD";
+    check_rates(true, |_| {}, &conversation.replace("TOLD", TOLD));
+    check_rates(false, |_| {}, &conversation.replace("TOLD", ""));
+    // A heartbeat is a message too.
+    check_rates(
+        false,
+        |_| {},
+        "C text heart
+         C text heart
+         C text heart
+         S text beat
+         S text beat
+         L messages_per_connection",
+    );
+}
+
+#[test]
+fn who_goes_on_to_say_too_much_is_sent_away() {
+    check_rates(
+        false,
+        |_| {},
+        "C text a
+         C text b
+         C text c
+         + 1
+         C text d
+         C text e
+         + 1
+         C text f
+         C text g
+         C text h
+         P a
+         P b
+         L messages_per_connection
+         P d
+         L messages_per_connection
+         P f
+         L messages_per_connection
+         X too_fast close 1008",
+    );
+    // With a pause in between it is not going on.
+    check_rates(
+        false,
+        |rates| rates.excess_max = Duration::from_secs(3),
+        "C text a
+         C text b
+         C text c
+         + 4
+         C text d
+         C text e
+         C text f
+         P a
+         P b
+         L messages_per_connection
+         P d
+         P e
+         L messages_per_connection",
+    );
+    check_rates(
+        true,
+        |rates| rates.excess_max = Duration::ZERO,
+        "C text a
+         C text b
+         C text c
+         C text d
+         P a
+         P b
+         L messages_per_connection
+         X too_fast close 1008",
+    );
+}
+
+#[test]
+fn fresh_tokens_come_at_a_rate_of_their_own() {
+    check_rates(
+        false,
+        |rates| {
+            rates.messages = Rate::OFF;
+            rates.refreshes = Rate::per_minute(1, 1);
+        },
+        r#"C text {"token":1}
+           C text {"token":1}
+           P {"token":1}
+           P {"token":1}"#,
+    );
+    let told = TOLD
+        .replace("messages_per_connection", "token_refreshes_per_connection")
+        .replace("1 s", "60 s");
+    let conversation = r#"C text {"token":"t"}
+           A 800 speak
+           C text {"token":"u"}
+           C text y
+           R t
+           L token_refreshes_per_connection
+           TOLD
+           P y"#;
+    check_rates(
+        true,
+        |rates| {
+            rates.messages = Rate::OFF;
+            rates.refreshes = Rate::per_minute(1, 1);
+        },
+        &conversation.replace("TOLD", &told),
+    );
 }

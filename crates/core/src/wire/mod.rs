@@ -4,6 +4,7 @@
 pub mod http1;
 pub mod http1_guard;
 pub mod plain;
+pub mod proxy;
 pub mod sse;
 pub mod utf8;
 pub mod websocket;

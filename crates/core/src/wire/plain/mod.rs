@@ -15,6 +15,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::channel::ChannelName;
+use crate::disconnect::Refusal;
 use crate::position::Position;
 use crate::publication::{DataKind, Entry, EventName, Place, Publication, WireForm};
 use crate::wire::{sse, websocket};
@@ -155,6 +156,17 @@ pub fn dropped(form: WireForm, channel: &ChannelName) -> Option<Bytes> {
         WireForm::EventStreamMeta => event(None, &meta),
         WireForm::EventStreamRaw => event(Some("gap"), &format!(r#"{{"channel":{channel}}}"#)),
     }
+}
+
+/// Tells whoever speaks over a WebSocket in meta form that something it said was refused, without the
+/// end of the session.
+pub fn error(refusal: &Refusal) -> Bytes {
+    let message = serde_json::Value::from(refusal.to_string());
+    let meta = format!(
+        r#"{{"event":"error","error":"{}","message":{message}}}"#,
+        refusal.word()
+    );
+    websocket::text(meta.as_bytes())
 }
 
 /// Tells a listener the position that its subscription begins at, before anything else.
