@@ -550,6 +550,38 @@ check('a hook without a key to tell by', fanfare_hook(), null);
 check('a hook that is no JSON', _fanfare_hook('<b>', '', '', 0), null);
 check('a hook that is no object', _fanfare_hook('7', '', '', 0), null);
 
+// --- A real server at a Unix socket -------------------------------------------------------------------------------
+
+$program = getenv('FANFARE_BIN');
+if ($program !== false && is_executable($program)) {
+    $socket = sys_get_temp_dir() . '/fanfare-' . getmypid() . '.sock';
+    $settings = ['FANFARE_LISTEN' => '127.0.0.1:0', 'FANFARE_UNIX' => $socket, 'FANFARE_KEY' => KEY];
+    $streams = [['file', '/dev/null', 'r'], ['pipe', 'w'], ['file', '/dev/null', 'w']];
+    $server = proc_open([$program], $streams, $pipes, null, $settings + getenv());
+    fgets($pipes[1]);
+    check('a server says that it is at a Unix socket', fgets($pipes[1]), "listening on unix:$socket\n");
+    $published = static function (string $answer): bool {
+        return preg_match('/"id":"[^"]+","listeners":0}/', $answer) === 1;
+    };
+    $connection = stream_socket_client("unix://$socket");
+    fwrite($connection, "POST /ch/orders HTTP/1.0\r\nHost: localhost\r\nContent-Length: 4\r\nAuthorization: Bearer "
+        . KEY . "\r\n\r\npaid");
+    check('a POST over a Unix socket', $published((string) stream_get_contents($connection)), true);
+    if (extension_loaded('curl')) {
+        $curl = curl_init('http://localhost/ch/orders');
+        curl_setopt_array($curl, [
+            CURLOPT_UNIX_SOCKET_PATH => $socket, CURLOPT_POSTFIELDS => 'paid', CURLOPT_RETURNTRANSFER => true,
+            CURLOPT_HTTPHEADER => ['Content-Type: text/plain', 'Authorization: Bearer ' . KEY],
+        ]);
+        check('the same with curl', $published((string) curl_exec($curl)), true);
+    }
+    proc_terminate($server);
+    stream_get_contents($pipes[1]);
+    fclose($pipes[1]);
+    proc_close($server);
+    check('the socket is gone with its server', file_exists($socket), false);
+}
+
 // --- PHP 7.4 ------------------------------------------------------------------------------------------------------
 
 if (extension_loaded('tokenizer')) {

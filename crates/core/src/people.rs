@@ -403,7 +403,7 @@ mod tests {
         assert!(since(&people, &anna, 40) && !since(&people, &anna, 41));
         people.expire(at(100));
         assert!(!since(&people, &anna, 0) && people.dismissals.is_empty());
-        for number in 0..DISMISSED_MAX + 1 {
+        for number in 0..=DISMISSED_MAX {
             people.dismiss(&user(&number.to_string()), at(200));
         }
         assert_eq!(

@@ -14,7 +14,7 @@
      open
      message  .data: a string, or an ArrayBuffer if the message is binary
      gap      .channel or .channels: something was missed, reload the page's data
-     error    .code .reason: 1007, 1009: what was sent cannot be relayed
+     error    .code .reason: 1007, 1009: what was sent cannot be relayed; 1008: it came too fast and was dropped
      close    .code .reason .final: a connection or attempt ended; comes back to where it was unless final
    send(data): promises true (the open WebSocket took it) or the answer {id, listeners} to a POST; rejects
      with the server's explanation.
@@ -113,7 +113,7 @@
       }
     };
 
-    const take = ({ id, channel, channels, event, user, data, base64 }) => {
+    const take = ({ id, channel, channels, event, user, data, base64, message }) => {
       const mine = connection;
       if (!self.transport) {
         clearTimeout(timer);
@@ -132,6 +132,7 @@
       } else { // the server's own word: a publisher's event of the same name has data
         seen = id ?? seen;
         if (event === "gap") emit("gap", { channel, channels });
+        if (event === "error") emit("error", { code: 1008, reason: message });
         if (event === "open") emit("live"); // what was missed is behind us
       }
     };

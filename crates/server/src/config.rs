@@ -19,16 +19,22 @@ use fanfare_core::wire::websocket::deflate::DeflateSettings;
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
+use crate::address::NetworkSettings;
 use crate::disk::DiskSettings;
 use crate::hooks::HookSettings;
 use crate::tokens::TokenSettings;
+use crate::unix;
 
+mod layers;
 mod print;
 
 #[cfg(test)]
+use layers::keys;
+pub use layers::{Sources, load};
+#[cfg(test)]
 use print::described;
 pub use print::{defaults_as_toml, shown};
-use print::{distance, fresh_key, key_needed};
+use print::{fresh_key, key_needed};
 
 /// Most shards of one node: a set of shards is one 64-bit word.
 pub const SHARDS_MAX: usize = 64;
@@ -69,6 +75,13 @@ pub struct Config {
     #[serde(with = "address_or_off")]
     pub listen: Option<SocketAddr>,
 
+    /// A Unix socket for the doors, besides `listen`: for who is on this machine. Default none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unix: Option<std::path::PathBuf>,
+
+    /// Permissions of that socket, in octal. Default 0660.
+    pub unix_mode: String,
+
     /// Where health, readiness and metrics are served: an address and port, `off`, or `auto`: on
     /// the doors' own port as long as no key is set (development), else on 127.0.0.1, one port
     /// higher. Default auto.
@@ -104,6 +117,9 @@ pub struct Config {
 
     /// The doors with TLS.
     pub tls: Tls,
+
+    /// Which addresses may connect, and whom proxies speak for.
+    pub network: NetworkSettings,
 
     /// Log lines.
     pub log: Log,
@@ -305,6 +321,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8080)),
+            unix: None,
+            unix_mode: "0660".to_owned(),
             admin_listen: "auto".to_owned(),
             key: None,
             key_previous: None,
@@ -314,6 +332,7 @@ impl Default for Config {
             origins: Vec::new(),
             hosts: Vec::new(),
             tls: Tls::default(),
+            network: NetworkSettings::default(),
             log: Log::default(),
             channels: Channels::default(),
             history: History::default(),
@@ -407,177 +426,6 @@ mod address_or_off {
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error("{0}")]
 pub struct ConfigError(String);
-
-/// Where the layers come from. Passed in, so that tests need no environment of their own.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// Name and text of the file, if there is one.
-    pub file: Option<(String, String)>,
-    /// Variables of the environment.
-    pub environment: Vec<(String, String)>,
-    /// Flags: the key as in the file (`log.format`), and the value.
-    pub flags: Vec<(&'static str, String)>,
-}
-
-/// Variables that begin with `FANFARE_` and are not settings of the server.
-const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
-
-/// Settings without a default value, which so do not show up in a printed default.
-const OPTIONAL: [&str; 10] = [
-    "key",
-    "key_previous",
-    "sessions.heartbeat",
-    "tokens.jwks_url",
-    "tokens.audience",
-    "tokens.issuer",
-    "hooks.on_connect",
-    "hooks.on_message",
-    "hooks.on_presence",
-    "tls.listen",
-];
-
-/// Makes a configuration of its layers. The second part are warnings for the log.
-pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
-    let mut table = toml::Table::new();
-    if let Some((name, text)) = &sources.file {
-        // Read once into its final form, so that errors point into the file.
-        toml::from_str::<Config>(text).map_err(|error| ConfigError(in_file(name, text, &error)))?;
-        table = text
-            .parse()
-            .map_err(|error: toml::de::Error| ConfigError(in_file(name, text, &error)))?;
-    }
-    let known = keys();
-    for (name, value) in &sources.environment {
-        let Some(rest) = name.strip_prefix("FANFARE_") else {
-            continue;
-        };
-        if OTHER_VARIABLES.contains(&name.as_str()) {
-            continue;
-        }
-        let key = known.iter().find(|key| variable(key) == *name);
-        let key = match (key, rest) {
-            (Some(key), _) => key.clone(),
-            (None, "LOG") => "log.level".to_owned(),
-            (None, _) => {
-                let near = known
-                    .iter()
-                    .map(|key| variable(key))
-                    .min_by_key(|known| distance(known, name));
-                let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
-                return Err(ConfigError(format!("{name} is not a setting{near}")));
-            }
-        };
-        set(&mut table, &key, value);
-        check_table(&table, name)?;
-    }
-    for (key, value) in &sources.flags {
-        set(&mut table, key, value);
-        check_table(&table, &format!("--{}", key.replace(['.', '_'], "-")))?;
-    }
-    let config = Config::deserialize(table).map_err(|error| ConfigError(one_line(error.message())))?;
-    let warnings = config.check()?;
-    Ok((config, warnings))
-}
-
-fn check_table(table: &toml::Table, source: &str) -> Result<(), ConfigError> {
-    match Config::deserialize(table.clone()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(ConfigError(format!("{source}: {}", one_line(error.message())))),
-    }
-}
-
-fn in_file(name: &str, text: &str, error: &toml::de::Error) -> String {
-    let line = error
-        .span()
-        .map(|span| text.get(..span.start).unwrap_or_default().matches('\n').count() + 1);
-    let line = line.map_or(String::new(), |line| format!(", line {line}"));
-    let wrong = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-    let key = wrong.split(['=', '\n']).next().unwrap_or_default().trim();
-    let message = one_line(error.message());
-    let near = if message.contains("unknown field") {
-        let near = keys().into_iter().min_by_key(|known| {
-            let last = known.rsplit('.').next().unwrap_or(known);
-            // Of two that are as near, the one outside all sections.
-            (distance(last, key), known.contains('.'))
-        });
-        near.map_or(String::new(), |near| format!("; did you mean `{near}`?"))
-    } else {
-        String::new()
-    };
-    format!("{name}{line}: {message}{near}")
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The keys of all settings, sections joined by dots.
-fn keys() -> Vec<String> {
-    let mut keys: Vec<String> = OPTIONAL.map(str::to_owned).to_vec();
-    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
-    for (key, value) in &defaults {
-        match value {
-            toml::Value::Table(section) => keys.extend(section.keys().map(|inner| format!("{key}.{inner}"))),
-            _ => keys.push(key.clone()),
-        }
-    }
-    keys
-}
-
-/// The variable of a setting: `FANFARE_` and the key in capitals.
-fn variable(key: &str) -> String {
-    format!("FANFARE_{}", key.replace('.', "_").to_uppercase())
-}
-
-/// Puts a text into the table, in the form that the setting has by default.
-fn set(table: &mut toml::Table, key: &str, text: &str) {
-    let defaults = toml::Table::try_from(Config::default()).unwrap_or_default();
-    let (section, name) = key
-        .split_once('.')
-        .map_or((None, key), |(section, name)| (Some(section), name));
-    let default = match section {
-        Some(section) => defaults.get(section).and_then(|section| section.get(name)),
-        None => defaults.get(name),
-    };
-    let list = || {
-        toml::Value::Array(
-            text.split(',')
-                .map(str::trim)
-                .filter(|item| !item.is_empty())
-                .map(Into::into)
-                .collect(),
-        )
-    };
-    let value = match default {
-        Some(toml::Value::Integer(_)) => text
-            .parse::<i64>()
-            .map_or_else(|_| text.into(), toml::Value::Integer),
-        Some(toml::Value::Array(_)) if key == "channels.rules" => inline(text).unwrap_or_else(|| text.into()),
-        Some(toml::Value::Boolean(_)) => text.parse().map_or_else(|_| text.into(), toml::Value::Boolean),
-        Some(toml::Value::Array(_)) => list(),
-        None if key == "sessions.heartbeat" => list(),
-        _ => text.into(),
-    };
-    let target = match section {
-        None => table,
-        Some(section) => {
-            let entry = table
-                .entry(section)
-                .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            match entry {
-                toml::Value::Table(inner) => inner,
-                _ => return,
-            }
-        }
-    };
-    target.insert(name.to_owned(), value);
-}
-
-/// A value as TOML writes it in one line, for lists of tables.
-fn inline(text: &str) -> Option<toml::Value> {
-    let mut table: toml::Table = format!("value = {text}").parse().ok()?;
-    table.remove("value")
-}
 
 impl Config {
     /// How many shards to start.
@@ -709,6 +557,8 @@ impl Config {
             )));
         }
         self.check_tls()?;
+        self.network.check().map_err(ConfigError)?;
+        unix::check(self.unix.as_deref(), &self.unix_mode).map_err(ConfigError)?;
         let admin = self
             .addresses()
             .next()

@@ -256,6 +256,33 @@ fn contradictions_are_found_before_a_socket_opens() {
         &[],
         &["limits.inflate_ratio_max"],
     );
+    check_refused(
+        "[limits]\nmessages_per_user = \"5 per second\"",
+        &[],
+        &["line 2", "5 per second", "50/s burst 200"],
+    );
+    check_refused(
+        "",
+        &[("FANFARE_LIMITS_CONNECTIONS_PER_ADDRESS", "0")],
+        &["limits.connections_per_address"],
+    );
+    for (name, value) in [
+        ("ALLOW", "shop.example"),
+        ("DENY", "10.0.0.0/33"),
+        ("DENY", "unix"),
+    ] {
+        let variable = format!("FANFARE_NETWORK_{name}");
+        let setting = format!("network.{}", name.to_lowercase());
+        check_refused("", &[(&variable, value)], &[&setting, value]);
+    }
+    check_refused(
+        "[network]\nproxy_protocol = true",
+        &[],
+        &["network.proxy_protocol", "network.trusted_proxies"],
+    );
+    check_refused("unix_mode = \"rw-\"", &[], &["unix_mode", "octal"]);
+    let long = format!("/tmp/{}", "x".repeat(103));
+    check_refused("", &[("FANFARE_UNIX", &long)], &["unix", "107 bytes"]);
     check_refused("listen = \"0.0.0.0:8080\"", &[], &["key = \"", "FANFARE_KEY="]);
     check_refused("listen = \"[::]:8080\"", &[], &["key = \""]);
     check_refused(

@@ -4,12 +4,11 @@
 //! The shard calls this for a connection's first request, the HTTP server for all others. Both
 //! make an [`Asked`] of their own kind of request, so there is one place that decides.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_core::app::AppId;
-use fanfare_core::auth::{Grant, HostRules, Identity, Operation, OriginRules, Policy};
+use fanfare_core::auth::{Grant, HostRules, Identity, Operation, OriginRules, Policy, SentTo};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::position::Since;
@@ -23,6 +22,8 @@ use fanfare_core::wire::plain::request::PlainRequest;
 use fanfare_core::wire::websocket::extension::{self, Agreement};
 use smallvec::SmallVec;
 
+use crate::address::{Source, Way};
+use crate::gate::{Admission, Ticket};
 use crate::hooks;
 use crate::hooks::connect::{Stranger, Wish};
 use crate::node::Node;
@@ -44,6 +45,11 @@ pub(crate) struct Asked<'a> {
     pub(crate) last_event_id: Option<&'a str>,
     /// All `Sec-WebSocket-Extensions` fields.
     pub(crate) extensions: SmallVec<[&'a [u8]; 1]>,
+    /// All `X-Forwarded-For` fields, and all `X-Forwarded-Proto`: see [`Source::of_request`].
+    pub(crate) forwarded_for: SmallVec<[&'a [u8]; 1]>,
+    pub(crate) forwarded_proto: SmallVec<[&'a [u8]; 1]>,
+    /// Who asks.
+    pub(crate) source: Source,
 }
 
 /// Rules of a node, made from its configuration.
@@ -52,6 +58,8 @@ pub(crate) struct Rules {
     pub(crate) policy: Policy,
     pub(crate) origins: OriginRules,
     pub(crate) hosts: HostRules,
+    /// The same on the Unix socket.
+    pub(crate) unix_hosts: HostRules,
 }
 
 /// A request to listen that was allowed.
@@ -81,6 +89,8 @@ pub(crate) struct Listen {
     pub(crate) grant: Option<Grant>,
     /// Whether the users who listen are to be named, which is permitted.
     pub(crate) wants_users: bool,
+    /// Its place among the connections of its address, where the connection itself stands for many.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 impl Listen {
@@ -101,7 +111,21 @@ impl Listen {
     }
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// The same, asked over a connection from `source`.
+    pub(crate) fn over(self, source: Source, node: &Node) -> Result<Self, Refusal> {
+        let source = source.of_request(&self, &node.gate.network)?;
+        Ok(Self { source, ..self })
+    }
+
+    /// Where it was sent to, for the rules for origins.
+    fn sent_to(&self) -> SentTo<'a> {
+        SentTo {
+            host: self.host,
+            is_https: self.source.is_https,
+        }
+    }
+
     /// Whether the answer may be an event stream.
     pub(crate) fn wants_stream(&self) -> bool {
         self.accept.is_some_and(|accept| {
@@ -125,15 +149,24 @@ impl Asked<'_> {
 impl Rules {
     /// Host and origin, for every request. Returns the origin to name in CORS fields.
     pub(crate) fn gate<'a>(&self, asked: &Asked<'a>) -> Result<Option<&'a str>, Refusal> {
-        self.hosts.check(asked.host)?;
-        self.origins.check(asked.origins.iter().copied(), asked.host)
+        self.hosts_of(asked.source).check(asked.host)?;
+        self.origins.check(asked.origins.iter().copied(), asked.sent_to())
+    }
+
+    /// No page can make a browser open a Unix socket, so there any name will do unless some are listed.
+    fn hosts_of(&self, source: Source) -> &HostRules {
+        if source.is_unix {
+            &self.unix_hosts
+        } else {
+            &self.hosts
+        }
     }
 
     /// Whether the cookies of a request that has passed [`Self::gate`] were sent by will of a page
     /// that may. Browsers send them along from any page, and do not always say from which.
     fn trusts_cookies(&self, asked: &Asked<'_>) -> bool {
         match asked.origins.first() {
-            Some(origin) => self.origins.is_named(origin, asked.host),
+            Some(origin) => self.origins.is_named(origin, asked.sent_to()),
             None => asked.fetch_site == Some(b"same-origin"),
         }
     }
@@ -171,10 +204,38 @@ pub(crate) fn identify(
             wish,
             cookies: cookies.iter().map(|field| field.to_vec()).collect(),
             origin: asked.origins.first().map(|origin| origin.to_vec()),
+            address: asked.source.ip,
         }));
     }
-    let identity = node.tokens.identify(&node.rules.policy, carried.credential())?;
+    let (shown, now) = (carried.credential(), node.clock.now());
+    node.gate.may_show(&asked.source, &shown, now)?;
+    let identity = node.tokens.identify(&node.rules.policy, shown).map_err(|bad| {
+        node.gate.failed(&asked.source, bad, now);
+        Refusal::from(bad)
+    })?;
     Ok(Who::Known(identity))
+}
+
+/// Whether there is room for one more session of whoever asks. `admission` is what was found when the
+/// connection came; `is_new`: this was not looked at before.
+fn room(
+    node: &Node,
+    asked: &Asked<'_>,
+    admission: Admission,
+    is_new: bool,
+) -> Result<Option<Ticket>, Refusal> {
+    node.room_for_one()?;
+    admission.check()?;
+    if asked.source.way != Way::Forwarded {
+        return Ok(None);
+    }
+    let now = node.clock.now();
+    if !is_new {
+        return node.gate.wait(&asked.source, now);
+    }
+    let entered = node.gate.enter(&asked.source, now);
+    let (admission, ticket) = entered.unwrap_or((Admission::TooFast(1), None));
+    admission.check().map(|()| ticket)
 }
 
 /// The same, where there is time to ask the back end.
@@ -183,16 +244,10 @@ pub(crate) async fn identify_or_ask(
     asked: &Asked<'_>,
     wish: Wish,
     channels: &[ChannelName],
-    peer: Option<SocketAddr>,
 ) -> Result<Identity, Refusal> {
     match identify(node, asked, wish, channels)? {
         Who::Known(identity) => Ok(identity),
-        Who::Stranger(stranger) => {
-            let address = peer.map(|peer| peer.ip());
-            hooks::connect::ask(node, stranger, address)
-                .await
-                .map(Identity::Client)
-        }
+        Who::Stranger(stranger) => hooks::connect::ask(node, stranger).await.map(Identity::Client),
     }
 }
 
@@ -210,7 +265,7 @@ pub(crate) fn bad_handshake(upgrade: &Upgrade) -> (Refusal, Option<(&'static str
 /// Whether an event stream that is refused so is told to come back. EventSource would not do so from
 /// an error status.
 pub(crate) fn may_come_back(refusal: &Refusal) -> bool {
-    refusal.status() == 503
+    matches!(refusal.status(), 429 | 503)
 }
 
 /// What a request for an event stream gets behind which a body comes.
@@ -225,18 +280,44 @@ pub(crate) enum Verdict {
     Ask(Stranger),
 }
 
+/// What a request to open a session gets: [`listen`], if there is room. `told` is what the back end has
+/// said of who asks.
+pub(crate) fn enter(
+    node: &Node,
+    asked: &Asked<'_>,
+    admission: Admission,
+    websocket: bool,
+    told: Option<Result<Grant, Refusal>>,
+) -> Result<Verdict, Refusal> {
+    let ticket = room(node, asked, admission, told.is_none())?;
+    Ok(match listen(node, asked, websocket, told.transpose()?)? {
+        Verdict::Listen(listen) => Verdict::Listen(Listen { ticket, ..listen }),
+        ask @ Verdict::Ask(_) => ask,
+    })
+}
+
+/// The same, where there is time to ask the back end.
+pub(crate) async fn enter_or_ask(
+    node: &Arc<Node>,
+    asked: &Asked<'_>,
+    websocket: bool,
+) -> Result<Listen, Refusal> {
+    let ticket = room(node, asked, Admission::Welcome, true)?;
+    let listen = listen_or_ask(node, asked, websocket).await?;
+    Ok(Listen { ticket, ..listen })
+}
+
 /// The same as [`listen`], where there is time to ask the back end.
 pub(crate) async fn listen_or_ask(
     node: &Arc<Node>,
     asked: &Asked<'_>,
     websocket: bool,
-    peer: Option<SocketAddr>,
 ) -> Result<Listen, Refusal> {
     let stranger = match listen(node, asked, websocket, None)? {
         Verdict::Listen(listen) => return Ok(listen),
         Verdict::Ask(stranger) => stranger,
     };
-    let grant = hooks::connect::ask(node, stranger, peer.map(|peer| peer.ip())).await?;
+    let grant = hooks::connect::ask(node, stranger).await?;
     match listen(node, asked, websocket, Some(grant))? {
         Verdict::Listen(listen) => Ok(listen),
         Verdict::Ask(_) => Err(Refusal::HookFailed),
@@ -314,6 +395,7 @@ pub(crate) fn listen(
         may_speak,
         grant,
         wants_users: parsed.users,
+        ticket: None,
     }))
 }
 

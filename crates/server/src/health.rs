@@ -2,7 +2,7 @@
 //!
 //! Readiness is shown, not believed: a session of the node's own connects through the listening
 //! port like anybody, a publication is sent, and it must come back through that socket; through
-//! each port that there is, with TLS or without. The probe has an app of its own, so nothing of it
+//! each port that there is, with TLS or without, and through the Unix socket. The probe has an app of its own, so nothing of it
 //! is seen in the channels or figures of users.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,10 +13,12 @@ use bytes::Bytes;
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::publication::{DataKind, Draft};
+use fanfare_core::wire::proxy;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-use crate::node::{Node, Port};
+use crate::listen::Port;
+use crate::node::Node;
 use crate::tls::{self, Acceptor};
 
 /// Time between probes of a node that works.
@@ -73,7 +75,7 @@ fn reachable(ip: IpAddr) -> IpAddr {
 async fn all(node: &Node, ports: &[Port]) -> std::io::Result<()> {
     for port in ports {
         let address = SocketAddr::new(reachable(port.address.ip()), port.address.port());
-        let socket = TcpStream::connect(address).await?;
+        let socket = connect(node, address).await?;
         if !port.is_tls {
             once(node, socket).await?;
             continue;
@@ -83,7 +85,26 @@ async fn all(node: &Node, ports: &[Port]) -> std::io::Result<()> {
         let name = address.ip().into();
         once(node, connector.connect(name, socket).await?).await?;
     }
+    node.gate.expect_probe(None);
+    if let Some(path) = &node.config.unix {
+        once(node, UnixStream::connect(path).await?).await?;
+    }
     Ok(())
+}
+
+/// Connects from an address that the limits and rules for addresses let through.
+async fn connect(node: &Node, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = match address.ip() {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.bind(SocketAddr::new(address.ip(), 0))?;
+    node.gate.expect_probe(Some(socket.local_addr()?));
+    let mut socket = socket.connect(address).await?;
+    if node.gate.proxy_protocol {
+        socket.write_all(&proxy::LOCAL).await?;
+    }
+    Ok(socket)
 }
 
 async fn once(node: &Node, mut socket: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {

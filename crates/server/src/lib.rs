@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod api;
 pub mod cli;
 pub mod clock;
@@ -13,10 +14,12 @@ pub mod config;
 pub mod disk;
 mod door;
 pub mod engine;
+mod gate;
 mod health;
 mod hooks;
 mod jwks;
 mod line;
+mod listen;
 mod log_gate;
 pub mod logging;
 pub mod metrics;
@@ -27,3 +30,4 @@ mod random;
 pub mod shard;
 mod tls;
 mod tokens;
+mod unix;

@@ -19,15 +19,24 @@ use std::sync::Arc;
 use fanfare_core::outbox::{Flushed, Outbox, WriteVectored};
 use rustls::{AlertDescription, Error, PeerIncompatible, ServerConnection};
 
+use crate::address::Source;
+use crate::gate::Ticket;
 use crate::metrics::TlsMetrics;
 
 /// Bytes of plain text that TLS is given at a time: those of one record (RFC 8446 section 5.1).
 pub(crate) const PLAINTEXT_MAX: usize = 16 << 10;
 
 /// See the module's head.
+///
+/// The socket is of this type also where it is a Unix socket: what is done with it (receive, send, shut
+/// down) is the same system calls, and options of TCP are only tried. Its address is never asked; who is at
+/// the other end is [`Line::source`].
 pub(crate) struct Line {
     pub(crate) socket: TcpStream,
     pub(crate) tls: Option<Box<Tls>>,
+    pub(crate) source: Source,
+    /// Its place among the connections of its address.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// The server's end of TLS on one connection.

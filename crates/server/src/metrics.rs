@@ -64,6 +64,8 @@ pub struct Metrics {
     pub repeated: Counter,
     refusals: Labelled,
     disconnects: Labelled,
+    /// What a limit has held back, by its name.
+    limited: Labelled,
     /// TLS, of all shards: counted once per handshake.
     pub(crate) tls: Arc<TlsMetrics>,
     /// Fetches of `tokens.jwks_url`, by outcome.
@@ -240,6 +242,7 @@ impl Metrics {
             repeated: Counter::default(),
             refusals: Labelled::default(),
             disconnects: Labelled::default(),
+            limited: Labelled::default(),
             tls: Arc::default(),
             jwks_fetches: Labelled::default(),
             shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
@@ -249,6 +252,16 @@ impl Metrics {
 
     pub(crate) fn refused(&self, refusal: &Refusal) {
         self.refusals.add(refusal.word());
+        match refusal {
+            Refusal::TooFast { limit, .. } => self.limited(limit),
+            Refusal::AddressFull => self.limited("connections_per_address"),
+            _ => {}
+        }
+    }
+
+    /// A limit of this name has held something back.
+    pub(crate) fn limited(&self, limit: &'static str) {
+        self.limited.add(limit);
     }
 
     pub(crate) fn jwks_fetched(&self, well: bool) {
@@ -329,6 +342,18 @@ impl Metrics {
         for (label, count) in self.refusals.0.lock().iter() {
             out.line("fanfare_refusals_total", "error", label, *count);
         }
+        let name = "fanfare_limited_total";
+        let help = "What was refused, dropped or put off because of a limit, by its setting.";
+        out.head(name, "counter", help);
+        for (label, count) in self.limited.0.lock().iter() {
+            out.line(name, "limit", label, *count);
+        }
+        out.one(
+            "fanfare_addresses",
+            "gauge",
+            "Addresses and users that are told apart for the limits.",
+            node.gate.parties() as u64,
+        );
         out.head(
             "fanfare_jwks_fetches_total",
             "counter",

@@ -1,6 +1,7 @@
 //! One node: what its shards share, how it starts, and how it goes away.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::people::{People, REPORTS_MAX};
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
-use fanfare_core::session::{StreamSettings, WebSocketSettings};
+use fanfare_core::session::{SpeakRates, StreamSettings, WebSocketSettings};
 use fanfare_core::stream::app::{AppStreams, Shared};
 use fanfare_core::stream::{HistoryRules, Resume};
 use fanfare_core::wire::http1::HeadLimits;
@@ -23,7 +24,6 @@ use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimit
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smallvec::SmallVec;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use subtle::ConstantTimeEq;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +34,9 @@ use crate::config::Config;
 use crate::disk::{FILE_BYTES, Folder, Wanted};
 use crate::door::{Listen, Rules};
 use crate::engine::{App, Engine, Mailboxes, MemoryEngine, Once};
+use crate::gate::Gate;
 use crate::hooks::{self, Hooks};
+use crate::listen::{self, Listening};
 use crate::log_gate::{Kind, LogGate};
 use crate::metrics::Metrics;
 use crate::outgoing;
@@ -48,9 +50,6 @@ use crate::tokens::Tokens;
 
 /// Descriptors kept back for the engine, files, and telling those who find no room so.
 const DESCRIPTORS_KEPT: usize = 64;
-
-/// Pending connections that the kernel holds per listener.
-const BACKLOG: i32 = 4_096;
 
 /// Sessions closed per second when going away, unless `sessions.drain` asks for more.
 const DRAIN_PER_SECOND: usize = 500;
@@ -92,6 +91,8 @@ pub struct Node {
     /// TLS, if there is any.
     pub(crate) tls: Option<Acceptor>,
     pub(crate) tokens: Tokens,
+    /// Limits per address, user and key.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) hooks: Hooks,
     /// Where requests of our own run, if the configuration asks for any.
     pub(crate) outgoing: Option<Handle>,
@@ -152,6 +153,7 @@ impl Node {
             },
             origins: OriginRules::new(&config.origins, development)?,
             hosts: HostRules::new(&config.hosts, on_loopback),
+            unix_hosts: HostRules::new(&config.hosts, false),
         };
         let websocket = WebSocketSettings {
             ping_interval: config.sessions.ping_interval,
@@ -162,11 +164,25 @@ impl Node {
                 inflate: None,
             },
             heartbeat: config.sessions.heartbeat.clone().map(|[ask, reply]| (ask, reply)),
+            rates: SpeakRates {
+                messages: limits.messages_per_connection,
+                excess_max: limits.messages_excess_max,
+                pings: limits.pings_per_connection,
+                control_frames: limits.control_frames_per_connection,
+                refreshes: limits.token_refreshes_per_connection,
+            },
         };
         let mut deflate = websocket.clone();
         deflate.decode.inflate = Some(InflateLimits {
             ratio_max: limits.inflate_ratio_max,
         });
+        let network = config.network.rules().map_err(anyhow::Error::msg)?;
+        let gate = Gate::new(
+            network,
+            config.network.proxy_protocol,
+            config.key.is_some(),
+            limits,
+        );
         let tokens = Tokens::new(&config)?;
         let secret = random().context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
@@ -189,6 +205,7 @@ impl Node {
             log: LogGate::new(),
             rules,
             tls,
+            gate,
             hooks: Hooks::new(&config.hooks)?,
             outgoing: (config.hooks.is_any() || tokens.source.is_some())
                 .then(outgoing::start)
@@ -309,6 +326,7 @@ impl Node {
             may_speak: false,
             wants_users: false,
             grant: None,
+            ticket: None,
         }
     }
 
@@ -396,10 +414,16 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
         .block_on(async { signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) })
         .context("cannot catch signals")?;
     let node = Node::new(config, tls)?;
-    let (mut listeners, ports) = open_listeners(&node)?;
+    let Listening {
+        shards: mut listeners,
+        ports,
+        socket_file,
+    } = listen::open(&node)?;
     let first = ports.first().map(|first| first.address).context("no listener")?;
     let admin = match node.config.admin_address(first) {
-        Some(address) if !node.admin_inside || node.config.admin_is_separate() => Some(bind_admin(address)?),
+        Some(address) if !node.admin_inside || node.config.admin_is_separate() => {
+            Some(listen::bind_admin(address)?)
+        }
         _ => None,
     };
     crate::jwks::start(&node)?;
@@ -432,8 +456,17 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
     runtime.block_on(async {
         wait_until_ready(&node).await;
         // The lines that scripts wait for; everything else is a log line on standard error.
-        ports.iter().for_each(|port| println!("listening on {port}"));
-        let addresses: Vec<String> = ports.iter().map(ToString::to_string).collect();
+        let unix = node
+            .config
+            .unix
+            .iter()
+            .map(|path| format!("unix:{}", path.display()));
+        let addresses: Vec<String> = ports.iter().map(ToString::to_string).chain(unix).collect();
+        let mut stdout = std::io::stdout();
+        for address in &addresses {
+            // Nobody need wait for them.
+            let _ = writeln!(stdout, "listening on {address}");
+        }
         tracing::info!(
             addresses = addresses.join(" "),
             shards = node.mailboxes.len(),
@@ -468,43 +501,10 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
         }
     }
     node.engine.close();
+    drop(socket_file);
     joined?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Where this node listens.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Port {
-    pub(crate) address: SocketAddr,
-    pub(crate) is_tls: bool,
-}
-
-impl std::fmt::Display for Port {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.is_tls { "https" } else { "http" };
-        write!(f, "{scheme}://{}", self.address)
-    }
-}
-
-/// Opens the listeners: those of each shard, and where they are.
-fn open_listeners(node: &Node) -> Result<(Vec<Vec<Listener>>, Vec<Port>)> {
-    let count = node.mailboxes.len();
-    let mut shards: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
-    let mut ports = Vec::new();
-    let places = [
-        (node.config.listen, false, "listen"),
-        (node.config.tls.listen, true, "tls.listen"),
-    ];
-    for (address, is_tls, setting) in places {
-        let Some(address) = address else { continue };
-        let (sockets, address) = bind_all(address, count, setting)?;
-        for (shard, socket) in shards.iter_mut().zip(sockets) {
-            shard.push(Listener { socket, is_tls });
-        }
-        ports.push(Port { address, is_tls });
-    }
-    Ok((shards, ports))
 }
 
 /// Where a node is in its life, as its shards see it.
@@ -531,6 +531,7 @@ async fn expire_history(node: Arc<Node>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
+        node.gate.expire(node.clock.now());
         while node.engine.expire(node.clock.now()) {
             // The lock is free in between.
             tokio::task::yield_now().await;
@@ -652,76 +653,6 @@ async fn drain_shard(shard: &Shard, until: Instant) {
     while (shard.connections() > 0 || crate::api::open_requests() > 0) && Instant::now() < end {
         tokio::time::sleep(DRAIN_SLICE / 5).await;
     }
-}
-
-/// One listening socket per shard on the same address. The kernel spreads connections over them.
-fn bind_all(address: SocketAddr, count: usize, setting: &str) -> Result<(Vec<TcpListener>, SocketAddr)> {
-    // Sockets that share a port would also share it with another fanfare of the same user, which
-    // is never meant: a first socket that does not share finds out.
-    if address.port() != 0 {
-        let probe = socket(address, false)?;
-        bind(&probe, address, setting)?;
-    }
-    let first = socket(address, true)?;
-    bind(&first, address, setting)?;
-    let address = first
-        .local_addr()?
-        .as_socket()
-        .context("the listening address is no address of the internet")?;
-    let mut sockets = vec![first];
-    for _ in 1..count {
-        let socket = socket(address, true)?;
-        bind(&socket, address, setting)?;
-        sockets.push(socket);
-    }
-    for socket in &sockets {
-        socket
-            .listen(BACKLOG)
-            .with_context(|| format!("cannot listen on {address}"))?;
-    }
-    Ok((sockets.into_iter().map(TcpListener::from).collect(), address))
-}
-
-fn bind_admin(address: SocketAddr) -> Result<TcpListener> {
-    let (mut listeners, address) = bind_all(address, 1, "admin_listen")?;
-    tracing::info!(%address, "health, readiness and metrics are served here");
-    listeners.pop().context("no listener")
-}
-
-fn bind(socket: &Socket, address: SocketAddr, setting: &str) -> Result<()> {
-    socket.bind(&address.into()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "{setting}: {address} is in use by another program; stop it, or choose another port with --{} {}:PORT",
-            setting.replace(['_', '.'], "-"),
-            address.ip()
-        ),
-        std::io::ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("{setting}: no right to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE")
-        }
-        std::io::ErrorKind::AddrNotAvailable => {
-            anyhow::anyhow!("{setting}: {address} is not an address of this machine")
-        }
-        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
-    })
-}
-
-/// A socket whose options every accepted connection inherits, so that connecting costs no further
-/// system calls for them.
-fn socket(address: SocketAddr, share_port: bool) -> Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(share_port)?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_mins(1))
-        .with_interval(Duration::from_secs(10));
-    socket.set_tcp_keepalive(&keepalive)?;
-    let options = SockRef::from(&socket);
-    // What a stalled peer can pin outside our own accounts.
-    options.set_tcp_notsent_lowat(64 << 10)?;
-    options.set_tcp_user_timeout(Some(Duration::from_secs(30)))?;
-    Ok(socket)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_core::auth::token::{LEEWAY_SECONDS, TokenError, TokenRules, Verifier, VerifyingKey};
-use fanfare_core::auth::{BadCredential, Credential, Grant, Identity, Policy, Secret};
+use fanfare_core::auth::{BadCredential, Credential, Grant, Identity, Policy};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::limits::seconds;
 use parking_lot::RwLock;
@@ -137,20 +137,18 @@ impl Tokens {
     }
 
     /// Who brings `shown`.
-    pub(crate) fn identify(&self, policy: &Policy, shown: Credential<'_>) -> Result<Identity, Refusal> {
+    pub(crate) fn identify(&self, policy: &Policy, shown: Credential<'_>) -> Result<Identity, BadCredential> {
         let verifier = Arc::clone(&self.verifier.read());
         let identity = policy.identify(shown, &verifier, unix_now().as_secs());
-        identity.map_err(|bad| {
-            if bad == BadCredential::Token(TokenError::UnknownKey) {
-                self.wanted.notify_one();
-            }
-            bad.into()
-        })
+        if identity == Err(BadCredential::Token(TokenError::UnknownKey)) {
+            self.wanted.notify_one();
+        }
+        identity
     }
 
-    /// What a fresh token grants to who holds `old`: it must be the same user's.
-    pub(crate) fn refresh(&self, policy: &Policy, old: &Grant, token: &Secret) -> Result<Grant, Refusal> {
-        match self.identify(policy, Credential::Token(token.expose()))? {
+    /// What the bearer of a fresh token is granted who holds `old`: it must be the same user's.
+    pub(crate) fn refresh(old: &Grant, fresh: Identity) -> Result<Grant, Refusal> {
+        match fresh {
             Identity::Client(fresh) if fresh.user == old.user => Ok(fresh),
             // Without any key tokens are not looked at.
             Identity::Server => Ok(old.clone()),

@@ -26,8 +26,11 @@ const FUZZING_CLIENT: &str = "xtask/conformance/fuzzing_client.py";
 const QUIET: &str =
     "listen = \"127.0.0.1:0\"\n[log]\nlevel = \"warn\"\n[sessions]\nping_interval = \"10m\"\n";
 
+/// The client sends as fast as it can, and waits for the echo of everything.
+const FAST: &str = "[limits]\nmessages_per_connection = \"off\"\nbytes_per_connection = \"off\"\n";
+
 /// No case reaches these: the largest message has 16 MiB, the most fragments are 65,536.
-const RAISED: &str = "[limits]
+const RAISED: &str = "\
 message_bytes_max = 17_825_792
 body_bytes_max = 17_825_792
 outbox_bytes_max = 41_943_040
@@ -181,7 +184,7 @@ impl Plan {
             std::fs::remove_dir_all(&folder)?;
         }
         std::fs::create_dir_all(&folder)?;
-        let mut settings = QUIET.to_owned();
+        let mut settings = format!("{QUIET}{FAST}");
         if self.profile != Profile::Defaults {
             settings.push_str(RAISED);
         }

@@ -110,8 +110,8 @@ fn hop_address(hop: &[u8]) -> Option<IpAddr> {
 }
 
 /// Whether the last proxy says, in its `X-Forwarded-Proto` fields, that it was asked with TLS.
-pub fn is_forwarded_tls<'a>(fields: impl DoubleEndedIterator<Item = &'a [u8]>) -> bool {
-    let last = fields.rev().next();
+pub fn is_forwarded_tls<'a>(mut fields: impl DoubleEndedIterator<Item = &'a [u8]>) -> bool {
+    let last = fields.next_back();
     let last = last.and_then(|field| field.rsplit(|&b| b == b',').next());
     let scheme = last.map(<[u8]>::trim_ascii).unwrap_or_default();
     scheme.eq_ignore_ascii_case(b"https") || scheme.eq_ignore_ascii_case(b"wss")

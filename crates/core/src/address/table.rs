@@ -204,7 +204,7 @@ mod tests {
         connects: Rate::per_second(1, 4),
         messages: Rate::per_second(1, 2),
         failures: Rate::per_minute(2, 2),
-        failures_pause: Duration::from_secs(60),
+        failures_pause: Duration::from_mins(1),
         parties_max: 3,
     };
 

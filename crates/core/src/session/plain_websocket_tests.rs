@@ -436,8 +436,7 @@ fn check_rates(is_meta: bool, change: impl FnOnce(&mut SpeakRates), conversation
     settings.rates.messages = Rate::per_second(1, 2);
     settings.rates.excess_max = Duration::from_secs(2);
     change(&mut settings.rates);
-    let until =
-        |session: PlainWebSocket, start| session.meta(is_meta).until(start + Duration::from_secs(900));
+    let until = |session: PlainWebSocket, start| session.meta(is_meta).until(start + Duration::from_mins(15));
     check_with(settings, true, until, conversation);
 }
 

@@ -10,12 +10,16 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::address::Source;
+use crate::gate::Ticket;
 use crate::line::{Line, Tls};
 
 /// See the head of this file.
 pub(super) struct LineIo {
     socket: TcpStream,
     tls: Option<Box<Tls>>,
+    source: Source,
+    ticket: Option<Ticket>,
     /// The peer's end was seen: see [`poll_read_tls`].
     is_at_end: bool,
 }
@@ -25,6 +29,8 @@ impl LineIo {
         Ok(Self {
             socket: TcpStream::from_std(line.socket)?,
             tls: line.tls,
+            source: line.source,
+            ticket: line.ticket,
             is_at_end: false,
         })
     }
@@ -36,7 +42,14 @@ impl LineIo {
         if let Some(tls) = &mut tls {
             tls.take_plain(&mut plain);
         }
-        Ok((Line { socket, tls }, plain))
+        let (source, ticket) = (self.source, self.ticket);
+        let line = Line {
+            socket,
+            tls,
+            source,
+            ticket,
+        };
+        Ok((line, plain))
     }
 }
 

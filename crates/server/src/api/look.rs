@@ -5,7 +5,6 @@
 //! `next` is that point, so nothing falls between two of them.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -19,19 +18,17 @@ use fanfare_core::wire::plain;
 
 use super::people::USERS_LISTED_MAX;
 use super::{Answer, Asking, json};
+use crate::address::Way;
 use crate::door::{self, Listen};
 use crate::node::Node;
 use crate::shard::{Facts, Shard};
 use crate::tokens;
 
 /// `GET /ch/orders`.
-pub(super) async fn look(
-    shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
-    asking: &Asking<'_>,
-) -> Result<Answer, Refusal> {
+pub(super) async fn look(shard: &Rc<Shard>, asking: &Asking<'_>) -> Result<Answer, Refusal> {
     let node = &shard.node;
-    let mut listen = door::listen_or_ask(node, &asking.asked, false, peer).await?;
+    let peer = asking.asked.source;
+    let mut listen = door::listen_or_ask(node, &asking.asked, false).await?;
     let (session, user) = (
         (!listen.echo).then_some(listen.session).flatten(),
         listen.user().cloned(),
@@ -59,6 +56,9 @@ pub(super) async fn look(
         listen.resume = Resume::Since(Since::Position(replay.position));
         let has_come = if shard.now() < ends_at {
             node.room_for_one()?;
+            if peer.way == Way::Forwarded {
+                listen.ticket = node.gate.wait(&peer, shard.now())?;
+            }
             let facts = Facts {
                 listen: Ok(listen.clone()),
                 peer,

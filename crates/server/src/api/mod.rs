@@ -13,7 +13,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -33,6 +33,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use smallvec::SmallVec;
 
+use crate::address::Source;
 use crate::door::{self, Asked};
 use crate::line::Line;
 use crate::shard::{Facts, Shard, StreamBody};
@@ -131,7 +132,7 @@ pub(crate) fn serve(shard: Rc<Shard>, line: Line, early: Vec<u8>) {
 }
 
 fn serve_as(shard: Rc<Shard>, line: Line, early: Vec<u8>, listener: Listener) {
-    let peer = line.socket.peer_addr().ok();
+    let source = line.source;
     let Ok(socket) = LineIo::new(line) else {
         return shard.node.connection_closed();
     };
@@ -142,7 +143,7 @@ fn serve_as(shard: Rc<Shard>, line: Line, early: Vec<u8>, listener: Listener) {
         let bad_head = guarded.bad_head();
         let service = service_fn(|request: Request<Incoming>| {
             let (shard, bad_head) = (Rc::clone(&shard), bad_head.clone());
-            async move { Ok::<_, Infallible>(answer(&shard, peer, request, listener, &bad_head).await) }
+            async move { Ok::<_, Infallible>(answer(&shard, source, request, listener, &bad_head).await) }
         });
         let io = TokioIo::new(guarded);
         let connection = hyper::server::conn::http1::Builder::new()
@@ -178,10 +179,15 @@ pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
     };
     loop {
         match listener.accept().await {
-            Ok((socket, _)) => {
+            Ok((socket, address)) => {
                 if let Ok(socket) = socket.into_std() {
                     shard.node.connection_opened();
-                    let line = Line { socket, tls: None };
+                    let line = Line {
+                        socket,
+                        tls: None,
+                        source: shard.node.gate.source(address),
+                        ticket: None,
+                    };
                     serve_as(Rc::clone(&shard), line, Vec::new(), Listener::Admin);
                 }
             }
@@ -196,7 +202,7 @@ pub(crate) async fn serve_admin(shard: Rc<Shard>, listener: TcpListener) {
 /// Answers one request.
 async fn answer(
     shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
+    source: Source,
     mut request: Request<Incoming>,
     listener: Listener,
     bad_head: &BadHead,
@@ -204,14 +210,21 @@ async fn answer(
     let upgrade = upgrade(&request);
     let upgraded = (upgrade != Upgrade::No).then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
+    let (asked, gated) = match asked(&head).over(source, &shard.node) {
+        Ok(asked) => {
+            let gated = gate(shard, &asked);
+            (asked, gated)
+        }
+        Err(refusal) => (asked(&head), Err(refusal)),
+    };
     let mut asking = Asking {
         head: &head,
-        asked: asked(&head),
+        asked,
         body: Some(body),
         upgrade,
         upgraded,
     };
-    let mut answer = match (bad_head.behind(&head), gate(shard, &asking.asked)) {
+    let mut answer = match (bad_head.behind(&head), gated) {
         (Some(error), _) => {
             let mut answer = refused(shard, &Refusal::bad_request(error.to_string()));
             *answer.status_mut() = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
@@ -219,7 +232,7 @@ async fn answer(
         }
         (None, Err(refusal)) => refused(shard, &refusal),
         (None, Ok(origin)) => {
-            let answer = route(shard, peer, &mut asking, listener).await;
+            let answer = route(shard, &mut asking, listener).await;
             with_origin(answer, origin)
         }
     };
@@ -240,18 +253,11 @@ async fn answer(
 }
 
 /// Answers a request of an allowed host and origin.
-async fn route(
-    shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
-    asking: &mut Asking<'_>,
-    listener: Listener,
-) -> Answer {
+async fn route(shard: &Rc<Shard>, asking: &mut Asking<'_>, listener: Listener) -> Answer {
     let path = asking.asked.path;
     let is_read = matches!(asking.head.method, Method::GET | Method::HEAD);
     match path {
-        _ if listener == Listener::Doors && asking.upgrade != Upgrade::No => {
-            websocket(shard, peer, asking).await
-        }
+        _ if listener == Listener::Doors && asking.upgrade != Upgrade::No => websocket(shard, asking).await,
         "/health" if is_read => text(StatusCode::OK, "ok\n"),
         "/ready" if is_read && shard.node.is_ready() => text(StatusCode::OK, "ready\n"),
         "/ready" if is_read => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
@@ -260,7 +266,7 @@ async fn route(
         _ if asking.head.method == Method::OPTIONS => preflight(),
         _ => match assets::find(path, asking.asked.wants_page()) {
             Some(asset) if is_read => asset,
-            _ => door_answer(shard, peer, asking).await,
+            _ => door_answer(shard, asking).await,
         },
     }
 }
@@ -296,23 +302,19 @@ fn with_field(answer: &mut Answer, name: &str, value: &str) {
 }
 
 /// What the plain door says: listen, look or speak.
-async fn door_answer(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
-    if let Some(answer) = people::answer(shard, peer, asking).await {
+async fn door_answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Answer {
+    if let Some(answer) = people::answer(shard, asking).await {
         return answer.unwrap_or_else(|refusal| refused(shard, &refusal));
     }
     let result = match asking.head.method {
-        Method::GET | Method::HEAD if asking.asked.wants_stream() => {
-            return stream(shard, peer, asking).await;
-        }
-        Method::GET | Method::HEAD => look::look(shard, peer, asking).await,
-        Method::POST => speak::post(shard, peer, asking).await,
+        Method::GET | Method::HEAD if asking.asked.wants_stream() => return stream(shard, asking).await,
+        Method::GET | Method::HEAD => look::look(shard, asking).await,
+        Method::POST => speak::post(shard, asking).await,
         _ => match PlainRequest::parse(asking.asked.path, None, 1) {
             Some(Ok(PlainRequest {
                 target: Target::Channels(channels),
                 ..
-            })) if asking.head.method == Method::DELETE => {
-                people::delete(shard, peer, asking, &channels).await
-            }
+            })) if asking.head.method == Method::DELETE => people::delete(shard, asking, &channels).await,
             Some(Err(refusal)) if asking.head.method == Method::DELETE => Err(refusal),
             Some(_) => Err(Refusal::MethodNotAllowed {
                 allow: "GET, POST, DELETE",
@@ -334,29 +336,21 @@ fn asked(head: &Parts) -> Asked<'_> {
             .get(name)
             .and_then(|value: &HeaderValue| value.to_str().ok())
     };
+    let all = |name| fields.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     Asked {
         path: head.uri.path(),
         query: head.uri.query(),
         host: text(header::HOST),
-        origins: fields
-            .get_all(header::ORIGIN)
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect(),
+        origins: all(header::ORIGIN),
         authorization: fields.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
-        cookies: fields
-            .get_all(header::COOKIE)
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect(),
+        cookies: all(header::COOKIE),
         fetch_site: fields.get("sec-fetch-site").map(HeaderValue::as_bytes),
         accept: fields.get(header::ACCEPT).map(HeaderValue::as_bytes),
-        last_event_id: text(header::HeaderName::from_static("last-event-id")),
-        extensions: fields
-            .get_all(header::SEC_WEBSOCKET_EXTENSIONS)
-            .iter()
-            .map(HeaderValue::as_bytes)
-            .collect(),
+        last_event_id: text(HeaderName::from_static("last-event-id")),
+        extensions: all(header::SEC_WEBSOCKET_EXTENSIONS),
+        forwarded_for: all(HeaderName::from_static("x-forwarded-for")),
+        forwarded_proto: all(HeaderName::from_static("x-forwarded-proto")),
+        source: Source::default(),
     }
 }
 
@@ -389,7 +383,7 @@ fn upgrade(request: &Request<Incoming>) -> Upgrade {
 
 /// A WebSocket on a connection that has served requests before: hyper answers the handshake and
 /// gives the socket back.
-async fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Asking<'_>) -> Answer {
+async fn websocket(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Answer {
     let (Upgrade::Yes { accept }, Some(upgraded)) = (&asking.upgrade, asking.upgraded.take()) else {
         let (refusal, field) = door::bad_handshake(&asking.upgrade);
         let mut answer = refused(shard, &refusal);
@@ -398,10 +392,11 @@ async fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Ask
         }
         return answer;
     };
-    let listen = match shard.node.room_for_one() {
-        Ok(()) => door::listen_or_ask(&shard.node, &asking.asked, true, peer).await,
-        Err(refusal) => Err(refusal),
-    };
+    let listen = door::enter_or_ask(&shard.node, &asking.asked, true).await;
+    if let Err(refusal @ Refusal::TooFast { .. }) = &listen {
+        return refused(shard, refusal);
+    }
+    let peer = asking.asked.source;
     let extensions = listen.as_ref().ok().and_then(|listen| listen.deflate);
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
@@ -430,22 +425,18 @@ async fn websocket(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &mut Ask
 }
 
 /// An event stream on a connection that has served requests before.
-async fn stream(shard: &Rc<Shard>, peer: Option<SocketAddr>, asking: &Asking<'_>) -> Answer {
+async fn stream(shard: &Rc<Shard>, asking: &Asking<'_>) -> Answer {
     if asking.has_body() {
         return refused(shard, &door::stream_with_body());
     }
-    let listen = match shard.node.room_for_one() {
-        Ok(()) => door::listen_or_ask(&shard.node, &asking.asked, false, peer).await,
-        Err(refusal) => Err(refusal),
-    };
-    let body = match listen {
+    let body = match door::enter_or_ask(&shard.node, &asking.asked, false).await {
         Ok(_) if asking.head.method == Method::HEAD => Body::Whole(None),
         Ok(listen) => {
             let prologue = shard.stream_prologue(false);
             Body::Stream(shard.adopt_stream(
                 Facts {
                     listen: Ok(listen),
-                    peer,
+                    peer: asking.asked.source,
                 },
                 prologue,
             ))
@@ -522,7 +513,7 @@ fn refused(shard: &Shard, refusal: &Refusal) -> Answer {
     let fields = answer.headers_mut();
     fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some((name, value)) = refusal.field() {
-        with_field(&mut answer, name, value);
+        with_field(&mut answer, name, &value);
     }
     answer
 }

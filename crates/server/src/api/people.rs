@@ -2,7 +2,6 @@
 //! join or leave a channel. All of it is for the back end.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use fanfare_core::app::AppId;
@@ -24,11 +23,7 @@ use crate::shard::{Key, Shard, What};
 pub(super) const USERS_LISTED_MAX: usize = 10_000;
 
 /// Answers a request about people. `None`: it is none.
-pub(super) async fn answer(
-    shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
-    asking: &mut Asking<'_>,
-) -> Option<Result<Answer, Refusal>> {
+pub(super) async fn answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Option<Result<Answer, Refusal>> {
     let request = PersonRequest::parse(asking.asked.path, asking.asked.query)?;
     let method = asking.head.method.clone();
     // A channel may be called so; only these methods say nothing to a channel itself.
@@ -37,23 +32,22 @@ pub(super) async fn answer(
         return None;
     }
     Some(match request {
-        Ok(request) => answer_to(shard, peer, asking, &method, request).await,
+        Ok(request) => answer_to(shard, asking, &method, request).await,
         Err(refusal) => Err(refusal),
     })
 }
 
 async fn answer_to(
     shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
     asking: &mut Asking<'_>,
     method: &Method,
     request: PersonRequest,
 ) -> Result<Answer, Refusal> {
     let node = &shard.node;
     if let (&Method::POST, PersonRequest::One { user, .. }) = (method, &request) {
-        return speak::to_user(shard, peer, asking, user).await;
+        return speak::to_user(shard, asking, user).await;
     }
-    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, &[], peer).await?;
+    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, &[]).await?;
     match (method, request) {
         (&Method::GET | &Method::HEAD, PersonRequest::One { user, .. }) => {
             permit(node, &identity, Operation::Presence, &user)?;
@@ -94,12 +88,11 @@ async fn answer_to(
 /// `DELETE /ch/{channel}`: empties it, and sends whoever listens away.
 pub(super) async fn delete(
     shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
     asking: &Asking<'_>,
     channels: &[ChannelName],
 ) -> Result<Answer, Refusal> {
     let node = &shard.node;
-    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, channels, peer).await?;
+    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, channels).await?;
     let [channel] = channels else {
         return Err(not_found());
     };

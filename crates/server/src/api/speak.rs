@@ -1,6 +1,5 @@
 //! Speaking by POST.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use hyper::body::{Body as _, Incoming};
 use smallvec::SmallVec;
 
 use super::{Answer, Asking, json, not_found};
+use crate::address::Source;
 use crate::door;
 use crate::engine::{Drafts, Receipt};
 use crate::hooks;
@@ -28,11 +28,7 @@ use crate::node::Node;
 use crate::shard::Shard;
 
 /// `POST`: the body is the message, or in NDJSON many messages.
-pub(super) async fn post(
-    shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
-    asking: &mut Asking<'_>,
-) -> Result<Answer, Refusal> {
+pub(super) async fn post(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Result<Answer, Refusal> {
     let fields = &asking.head.headers;
     let node = &shard.node;
     let limits = &node.config.limits;
@@ -46,7 +42,7 @@ pub(super) async fn post(
         Target::Channels(channels) => channels.as_slice(),
         _ => &[],
     };
-    let identity = door::identify_or_ask(node, asked, Wish::Post, channels, peer).await?;
+    let identity = door::identify_or_ask(node, asked, Wish::Post, channels).await?;
     let once = once(fields, &identity)?;
     let once = once.as_deref();
     let is_batch = plain.target == Target::PerMessage && is_ndjson(fields);
@@ -57,26 +53,26 @@ pub(super) async fn post(
             message_bytes_max: limits.message_bytes_max,
         };
         let mut drafts = batch::parse(AppId::DEFAULT, &body, &limits)?;
+        may_say(node, asking, &identity, drafts.len())?;
         for draft in &mut drafts {
             permit(node, &draft.audience, &identity)?;
             permit_version(draft, &identity)?;
             draft.speaker = identity.user().cloned();
         }
-        let receipts = publish(node, &identity, peer, drafts.into(), once).await?;
+        let receipts = publish(node, &identity, &asking.asked.source, drafts.into(), once).await?;
         return Ok(json(lines(&receipts)));
     }
     let audience = match plain.speak_channels()? {
         [] => Audience::Everyone,
         channels => Audience::Channels(channels.into()),
     };
-    let receipts = say(shard, peer, asking, &identity, plain, audience, once).await?;
+    let receipts = say(shard, asking, &identity, plain, audience, once).await?;
     Ok(json(lines(&receipts)))
 }
 
 /// `POST /user/{id}`: to all connections of a person, whatever they listen to.
 pub(super) async fn to_user(
     shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
     asking: &mut Asking<'_>,
     user: &UserId,
 ) -> Result<Answer, Refusal> {
@@ -86,12 +82,12 @@ pub(super) async fn to_user(
     }
     let own = user.channel();
     let channels = std::slice::from_ref(&own);
-    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, channels, peer).await?;
+    let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, channels).await?;
     // The switches are those of a channel's POST.
     let plain = PlainRequest::parse("/ch/x", asking.asked.query, 1).ok_or_else(not_found)??;
     let once = once(&asking.head.headers, &identity)?;
     let audience = Audience::Channels(SmallVec::from_iter([own]));
-    let receipts = say(shard, peer, asking, &identity, plain, audience, once.as_deref()).await?;
+    let receipts = say(shard, asking, &identity, plain, audience, once.as_deref()).await?;
     let connections = node.people.lock().connections(user).len();
     Ok(json(match receipts.first() {
         Some(Some(receipt)) => format!(
@@ -105,7 +101,6 @@ pub(super) async fn to_user(
 /// Publishes the body of a request.
 async fn say(
     shard: &Rc<Shard>,
-    peer: Option<SocketAddr>,
     asking: &mut Asking<'_>,
     identity: &Identity,
     plain: PlainRequest,
@@ -116,6 +111,7 @@ async fn say(
     let limits = &node.config.limits;
     // Permission before the body: who may not speak need not send.
     permit(node, &audience, identity)?;
+    may_say(node, asking, identity, 1)?;
     let binary = has_type(fields, b"application/octet-stream");
     let data = body(&mut asking.body, limits.message_bytes_max, "the message", node).await?;
     let kind = DataKind::of(&data, binary);
@@ -126,7 +122,26 @@ async fn say(
     draft.except = plain.except;
     plain.kept.apply(&mut draft)?;
     permit_version(&draft, identity)?;
-    publish(node, identity, peer, Drafts::from_iter([draft]), once).await
+    publish(
+        node,
+        identity,
+        &asking.asked.source,
+        Drafts::from_iter([draft]),
+        once,
+    )
+    .await
+}
+
+/// Whether so many more are not too many: of the key, of the user, or of the address.
+fn may_say(node: &Node, asking: &Asking<'_>, identity: &Identity, count: usize) -> Result<(), Refusal> {
+    let now = node.clock.now();
+    match identity {
+        Identity::Server => node.gate.publish(count, now),
+        Identity::Client(_) => {
+            let user = identity.user();
+            node.gate.speak(user, &asking.asked.source, count, now)
+        }
+    }
 }
 
 /// What was published, in order; `None`: what the back end had us drop.
@@ -136,7 +151,7 @@ type Said = Vec<Option<Receipt>>;
 async fn publish(
     node: &Arc<Node>,
     identity: &Identity,
-    peer: Option<SocketAddr>,
+    source: &Source,
     drafts: Drafts,
     once: Option<&str>,
 ) -> Result<Said, Refusal> {
@@ -144,7 +159,7 @@ async fn publish(
         let receipts = node.publisher.publish_all(drafts, once)?;
         return Ok(receipts.into_iter().map(Some).collect());
     }
-    let address = peer.map(|peer| peer.ip());
+    let address = source.ip;
     let asked = drafts
         .into_iter()
         .map(|draft| hooks::message::ask(node, draft, address));

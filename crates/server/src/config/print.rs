@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 
 use crate::random::random;
 
-use super::{Config, OPTIONAL, Sources, keys, variable};
+use super::Config;
+use super::layers::{OPTIONAL, Sources, keys, variable};
 
 /// All settings with their defaults, ready to be saved and changed.
 ///

@@ -60,6 +60,7 @@ pub(crate) struct Stranger {
     /// The `Cookie` fields, if they may be looked at.
     pub(crate) cookies: Vec<Vec<u8>>,
     pub(crate) origin: Option<Vec<u8>>,
+    pub(crate) address: Option<IpAddr>,
 }
 
 #[derive(Serialize)]
@@ -76,18 +77,15 @@ struct Body<'a> {
 /// # Errors
 ///
 /// The refusal that the stranger gets.
-pub(crate) async fn ask(
-    node: &Arc<Node>,
-    stranger: Stranger,
-    address: Option<IpAddr>,
-) -> Result<Grant, Refusal> {
+pub(crate) async fn ask(node: &Arc<Node>, stranger: Stranger) -> Result<Grant, Refusal> {
     let Some(hook) = &node.hooks.connect else {
         return Ok(Grant::default());
     };
-    hook.ask(node, question(&stranger, address), read).await?
+    hook.ask(node, question(&stranger), read).await?
 }
 
-fn question(stranger: &Stranger, address: Option<IpAddr>) -> Question {
+fn question(stranger: &Stranger) -> Question {
+    let address = stranger.address;
     let body = Body {
         path: &stranger.path,
         channels: stranger.channels.iter().map(ChannelName::as_str).collect(),
@@ -175,8 +173,9 @@ mod tests {
             wish: Wish::EventStream,
             cookies: vec![b"PHPSESSID=1".to_vec(), b"x=\xff".to_vec()],
             origin: Some(b"https://shop.example".to_vec()),
+            address: Some("203.0.113.7".parse().unwrap()),
         };
-        let question = question(&stranger, Some("203.0.113.7".parse().unwrap()));
+        let question = question(&stranger);
         assert_eq!(
             question.body,
             r#"{"path":"/ch/a%20b","channels":["a b"],"transport":"event_stream","address":"203.0.113.7"}"#

@@ -14,6 +14,7 @@ use fanfare_core::wire::http1;
 use super::connection::Stage;
 use super::open::route;
 use super::{Key, Shard, State};
+use crate::gate::Admission;
 use crate::hooks;
 use crate::hooks::connect::Stranger;
 
@@ -28,7 +29,6 @@ pub(super) type Unsaid = Rc<RefCell<VecDeque<Draft>>>;
 impl State {
     /// Asks the back end who a connection is; `bytes` are what has arrived of it.
     pub(super) fn ask(&mut self, shard: &Rc<Shard>, key: Key, stranger: Stranger, bytes: Vec<u8>) {
-        let address = self.address(key);
         let Some(connection) = self.get(key) else { return };
         if matches!(connection.stage, Stage::Head { .. }) {
             connection.stage = Stage::Asking { bytes };
@@ -37,7 +37,7 @@ impl State {
         self.watch(key);
         let shard = Rc::clone(shard);
         tokio::task::spawn_local(async move {
-            let told = hooks::connect::ask(&shard.node, stranger, address).await;
+            let told = hooks::connect::ask(&shard.node, stranger).await;
             shard.state.borrow_mut().told(&shard, key, told);
             shard.work.notify_one();
         });
@@ -47,6 +47,7 @@ impl State {
     fn told(&mut self, shard: &Rc<Shard>, key: Key, told: Result<Grant, Refusal>) {
         let now = shard.now();
         let deadline = now + shard.node.config.limits.head_time_max;
+        let source = self.peer(key);
         let Some(connection) = self.get(key) else { return };
         let Stage::Asking { bytes } = &mut connection.stage else {
             return;
@@ -55,11 +56,16 @@ impl State {
         connection.stage = Stage::Head {
             bytes: Vec::new(),
             deadline,
+            // What there was to say was said before the back end was asked.
+            admission: Admission::Welcome,
         };
         self.heads_open += 1;
         match http1::parse(&input, &shard.node.head_limits()) {
             Ok(Some(head)) => {
-                let (route, len) = (route(shard, &head, Some(told)), head.len);
+                let (route, len) = (
+                    route(shard, &head, source, Admission::Welcome, Some(told)),
+                    head.len,
+                );
                 self.follow(shard, key, route, &input, len, now);
             }
             // It was whole before.
@@ -74,10 +80,10 @@ impl State {
     ///
     /// Too much waits.
     pub(super) fn ask_about(&mut self, shard: &Shard, key: Key, draft: Draft) -> Result<(), Refusal> {
-        let address = self.address(key);
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
             return Ok(());
         };
+        let address = open.peer.ip;
         if let Some(unsaid) = &open.unsaid {
             let mut unsaid = unsaid.borrow_mut();
             if unsaid.len() >= UNSAID_MAX {
@@ -105,10 +111,6 @@ impl State {
             shard.work.notify_one();
         });
         Ok(())
-    }
-
-    fn address(&mut self, key: Key) -> Option<IpAddr> {
-        self.peer(key).map(|peer| peer.ip())
     }
 }
 

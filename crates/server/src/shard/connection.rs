@@ -1,6 +1,5 @@
 //! One connection of a shard: its transport, what waits for it, and what it is doing.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{self, Context, Waker};
@@ -13,6 +12,7 @@ use fanfare_core::disconnect::Disconnect;
 use fanfare_core::hub::Slot;
 use fanfare_core::moment::Moment;
 use fanfare_core::outbox::Outbox;
+use fanfare_core::rate::Bucket;
 use fanfare_core::session::{Session, SessionId};
 use fanfare_core::user::UserId;
 use http_body::Frame;
@@ -20,9 +20,15 @@ use smallvec::SmallVec;
 
 use super::asking::Unsaid;
 use super::{Key, Shard};
+use crate::address::Source;
+use crate::gate::{Admission, Ticket};
 use crate::line::Line;
 
 /// See the module's head.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing about a queue or the socket, and they take a byte each"
+)]
 pub(crate) struct Connection {
     pub(super) generation: u32,
     pub(super) transport: Transport,
@@ -35,6 +41,8 @@ pub(crate) struct Connection {
     pub(super) watches_writable: bool,
     /// Since when the socket takes nothing although something waits.
     pub(super) blocked_since: Option<Moment>,
+    /// A header of the PROXY protocol must come first.
+    pub(super) awaits_proxy: bool,
     /// The tick for which the timer wheel has an entry that counts.
     pub(super) armed: u64,
     pub(super) place: Place,
@@ -61,7 +69,12 @@ pub(super) enum Transport {
 /// What a connection is doing.
 pub(super) enum Stage {
     /// Sending its request head; what has arrived so far, and when it must be complete.
-    Head { bytes: Vec<u8>, deadline: Moment },
+    Head {
+        bytes: Vec<u8>,
+        deadline: Moment,
+        /// What there is to say to its address.
+        admission: Admission,
+    },
     /// Has sent its request head, and the back end is asked who it is. Not read from meanwhile; what
     /// has arrived so far.
     Asking { bytes: Vec<u8> },
@@ -84,8 +97,14 @@ pub(super) struct Open {
     pub(super) echo: bool,
     /// What the peer's token granted; `None` for who came without one.
     pub(super) grant: Option<Box<Grant>>,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) peer: Source,
     pub(super) opened: Moment,
+    /// Bytes that may be read.
+    pub(super) bytes: Bucket,
+    /// Nothing is read before; `NEVER`: reading goes on.
+    pub(super) paused_until: Moment,
+    /// See [`crate::door::Listen::ticket`].
+    pub(super) _ticket: Option<Ticket>,
 }
 
 impl Open {
@@ -110,12 +129,12 @@ impl Connection {
             Transport::Line(line) => line.tls.as_ref().is_some_and(|tls| tls.is_waiting),
             Transport::Body(_) => false,
         };
-        let back_end_is_asked = match &self.stage {
+        let must_wait = match &self.stage {
             Stage::Asking { .. } => true,
-            Stage::Open(open) => open.unsaid.is_some(),
+            Stage::Open(open) => open.unsaid.is_some() || open.paused_until != Moment::NEVER,
             Stage::Head { .. } | Stage::Closing { .. } => false,
         };
-        handshake_waits || back_end_is_asked
+        handshake_waits || must_wait
     }
 
     /// The socket and its TLS, if this is the fast lane.
@@ -135,6 +154,7 @@ impl Connection {
             in_urgent: false,
             in_bulk: false,
             watches_writable: false,
+            awaits_proxy: false,
             blocked_since: None,
             armed: u64::MAX,
             place: Place::Taken,

@@ -32,7 +32,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -53,6 +52,7 @@ use crate::line::Line;
 use crate::node::{Node, Place};
 use crate::random::random;
 
+mod accept;
 mod asking;
 pub(crate) mod command;
 mod connection;
@@ -97,13 +97,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 const LISTENER: u64 = u64::MAX;
 
 /// Most listeners of a shard.
-const LISTENERS_MAX: usize = 2;
+const LISTENERS_MAX: usize = 3;
 
 /// A listening socket of the doors.
 pub(crate) struct Listener {
-    pub(crate) socket: TcpListener,
-    /// Whether those who connect there speak TLS.
-    pub(crate) is_tls: bool,
+    pub(crate) socket: OwnedFd,
+    pub(crate) kind: ListenerKind,
+}
+
+/// What those who connect there speak.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ListenerKind {
+    /// HTTP, over TCP.
+    Plain,
+    /// The same over TLS.
+    Tls,
+    /// HTTP, on this machine.
+    Unix,
 }
 
 /// Names a connection in a way that outlives it: the slot may be reused, the pair is not.
@@ -177,7 +187,7 @@ impl Shard {
     /// A shard that is not running yet.
     pub(crate) fn new(node: Arc<Node>, index: usize, listeners: Vec<Listener>) -> std::io::Result<Rc<Self>> {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        turn::watch_listeners(&set, &listeners)?;
+        accept::watch_listeners(&set, &listeners)?;
         let seed = random()?;
         let state = State {
             epoll: set,

@@ -5,7 +5,6 @@
 //! closed with a code and reason, since a browser shows nothing of a failed handshake; only a
 //! wrong host or origin, and heads that are no HTTP, are refused before (`plain.md` section 8).
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
 use fanfare_core::people;
 use fanfare_core::publication::{Reader, WireForm};
+use fanfare_core::rate::Bucket;
 use fanfare_core::session::{EventStream, LongPoll, PlainWebSocket, Session, SessionId};
 use fanfare_core::stream::Replay;
 use fanfare_core::user::UserId;
@@ -30,9 +30,11 @@ use super::connection::{Connection, Open, Place, Stage, Transport};
 use super::refresh::deadline;
 use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
+use crate::address::Source;
 use crate::api;
 use crate::door::{self, Asked, Listen, Verdict};
 use crate::engine::Listening;
+use crate::gate::Admission;
 use crate::hooks::connect::Stranger;
 use crate::line::Line;
 use crate::log_gate::Kind;
@@ -49,7 +51,7 @@ const RETRY_FULL_MS: (u64, u64) = (5_000, 10_000);
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) listen: Result<Listen, Refusal>,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Source,
 }
 
 /// What a complete head asks for.
@@ -58,11 +60,12 @@ pub(super) enum Route {
     Ask(Stranger),
     WebSocket {
         accept: String,
-        facts: Result<Listen, Refusal>,
+        facts: Facts,
     },
     Stream {
         origin: Option<String>,
         listen: Listen,
+        peer: Source,
     },
     Refused {
         refusal: Refusal,
@@ -81,10 +84,16 @@ impl State {
     /// More of a request head has arrived.
     pub(super) fn take_head(&mut self, shard: &Rc<Shard>, key: Key, bytes: &[u8], now: Moment) {
         let limits = shard.node.head_limits();
-        let Some(Stage::Head { bytes: kept, .. }) = self.get(key).map(|connection| &mut connection.stage)
+        let source = self.peer(key);
+        let Some(Stage::Head {
+            bytes: kept,
+            admission,
+            ..
+        }) = self.get(key).map(|connection| &mut connection.stage)
         else {
             return;
         };
+        let admission = *admission;
         // Usually the whole head is here at once and nothing needs to be kept.
         let joined;
         let input = if kept.is_empty() {
@@ -96,7 +105,7 @@ impl State {
         };
         match http1::parse(input, &limits) {
             Ok(Some(head)) => {
-                let (route, len) = (route(shard, &head, None), head.len);
+                let (route, len) = (route(shard, &head, source, admission, None), head.len);
                 self.follow(shard, key, route, input, len, now);
             }
             Ok(None) => {
@@ -128,21 +137,19 @@ impl State {
                 }
             }
             Route::WebSocket { accept, facts } => {
-                let extensions = facts.as_ref().ok().and_then(|listen| listen.deflate);
+                let extensions = facts.listen.as_ref().ok().and_then(|listen| listen.deflate);
                 let extensions = extensions.map(Agreement::field);
                 let answer = http1::switching_protocols(&accept, extensions.as_deref());
                 self.send_last(key, answer.into());
-                let peer = self.peer(key);
-                self.open_websocket(shard, key, Facts { listen: facts, peer }, now);
+                self.open_websocket(shard, key, facts, now);
                 if !early.is_empty() {
                     self.take_bytes(shard, key, &mut early, now);
                 }
             }
-            Route::Stream { origin, listen } => {
+            Route::Stream { origin, listen, peer } => {
                 let mut answer = stream_head(origin.as_deref());
                 answer.extend_from_slice(&self.stream_prologue(RETRY_MS));
                 self.send_last(key, answer.into());
-                let peer = self.peer(key);
                 self.open_stream(shard, key, listen, peer, now);
             }
             Route::StreamLater { origin, refusal } => {
@@ -158,7 +165,8 @@ impl State {
                 let mut fields = api::cors_fields(origin.as_deref()).to_vec();
                 fields.push(("Content-Type", "application/json"));
                 fields.extend(field);
-                fields.extend(refusal.field());
+                let own = refusal.field();
+                fields.extend(own.iter().map(|(name, value)| (*name, value.as_ref())));
                 let answer = http1::response(refusal.status(), &fields, &api::refusal_body(&refusal));
                 self.farewell(shard, key, answer, refusal);
             }
@@ -203,8 +211,10 @@ impl State {
         self.mark(key, true);
     }
 
-    pub(super) fn peer(&mut self, key: Key) -> Option<SocketAddr> {
-        self.get(key)?.line()?.socket.peer_addr().ok()
+    /// Who is at the other end of a connection.
+    pub(super) fn peer(&mut self, key: Key) -> Source {
+        let line = self.get(key).and_then(Connection::line);
+        line.map_or_else(Source::default, |line| line.source)
     }
 
     pub(super) fn adopt_websocket(
@@ -269,9 +279,10 @@ impl State {
                 &node.websocket_settings
             };
             let settings = std::sync::Arc::clone(settings);
-            let mut session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
+            let session = PlainWebSocket::new(settings, now, first_ping, listen.may_speak);
+            let mut session = session.meta(listen.form.is_meta());
             if let Some(grant) = &listen.grant {
-                session = session.until(deadline(now, grant)?, listen.form.is_meta());
+                session = session.until(deadline(now, grant)?);
             }
             self.open(
                 shard,
@@ -289,14 +300,7 @@ impl State {
         }
     }
 
-    fn open_stream(
-        &mut self,
-        shard: &Shard,
-        key: Key,
-        listen: Listen,
-        peer: Option<SocketAddr>,
-        now: Moment,
-    ) {
+    fn open_stream(&mut self, shard: &Shard, key: Key, listen: Listen, peer: Source, now: Moment) {
         let sessions = &shard.node.config.sessions;
         let age = sessions.stream_age_max;
         // ± 20 %, so that streams which came together do not end together.
@@ -325,7 +329,7 @@ impl State {
         key: Key,
         session: Session,
         listen: Listen,
-        peer: Option<SocketAddr>,
+        peer: Source,
         now: Moment,
     ) -> Result<(), Refusal> {
         let node = &shard.node;
@@ -375,12 +379,14 @@ impl State {
             grant: listen.grant.map(Box::new),
             peer,
             opened: now,
+            bytes: Bucket::default(),
+            paused_until: Moment::NEVER,
+            _ticket: listen.ticket,
         };
         let timeout = open.session.poll_timeout();
         if listen.app != AppId::PROBE {
             node.metrics.shards[shard.index].opened(&open.session);
             node.log.say(Kind::Open, || {
-                let peer = peer.map(|peer| peer.to_string());
                 let form = match listen.form {
                     WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
                     WireForm::Notice => "long poll",
@@ -388,7 +394,7 @@ impl State {
                 };
                 let channels: Vec<&str> = open.channels.iter().take(8).map(ChannelName::as_str).collect();
                 let deflate = listen.deflate.is_some();
-                tracing::info!(session = %id, peer, form, deflate, channels = ?channels, "session opened");
+                tracing::info!(session = %id, %peer, form, deflate, channels = ?channels, "session opened");
             });
         }
         if let Some(connection) = self.get(key) {
@@ -521,45 +527,56 @@ fn random_id() -> Result<SessionId, Refusal> {
     Ok(SessionId(u128::from_ne_bytes(id)))
 }
 
-/// What a head asks for; `told` is what the back end has said of who asks.
-pub(super) fn route(shard: &Shard, head: &RequestHead<'_>, told: Option<Result<Grant, Refusal>>) -> Route {
+/// What a head asks for, over a connection from `source`; `told` is what the back end has said of who asks.
+pub(super) fn route(
+    shard: &Shard,
+    head: &RequestHead<'_>,
+    source: Source,
+    admission: Admission,
+    told: Option<Result<Grant, Refusal>>,
+) -> Route {
     let node = &shard.node;
     let upgrade = http1::websocket_upgrade(head);
-    let asked = asked(head);
+    let refused = |refusal| Route::Refused {
+        refusal,
+        origin: None,
+        field: None,
+    };
+    let asked = match asked(head).over(source, node) {
+        Ok(asked) => asked,
+        Err(refusal) => return refused(refusal),
+    };
     if upgrade == Upgrade::No && !(head.method == "GET" && asked.wants_stream()) {
-        return match node.room_for_request() {
-            Ok(()) => Route::Http,
-            Err(refusal) => Route::Refused {
-                refusal,
-                origin: None,
-                field: None,
-            },
-        };
+        let room = node.room_for_request().and_then(|()| admission.check());
+        return room.map_or_else(refused, |()| Route::Http);
     }
     let origin = match node.rules.gate(&asked) {
         Ok(origin) => origin.map(str::to_owned),
-        Err(refusal) => {
-            return Route::Refused {
-                refusal,
-                origin: None,
-                field: None,
-            };
-        }
+        Err(refusal) => return refused(refusal),
     };
+    let peer = asked.source;
     match upgrade {
         Upgrade::Yes { accept } => {
             // The server's own probe is let in always: a full house is not a sick one.
-            let room = if node.is_probe(asked.path) {
-                Ok(())
+            let listen = if node.is_probe(asked.path) {
+                door::listen(node, &asked, true, None)
             } else {
-                node.room_for_one()
+                door::enter(node, &asked, admission, true, told)
             };
-            let listen = |()| door::listen(node, &asked, true, told.transpose()?);
-            let facts = match room.and_then(listen) {
+            let listen = match listen {
                 Ok(Verdict::Ask(stranger)) => return Route::Ask(stranger),
+                // Where cost matters nothing is accepted only to be closed.
+                Err(refusal @ Refusal::TooFast { .. }) => {
+                    return Route::Refused {
+                        refusal,
+                        origin,
+                        field: None,
+                    };
+                }
                 Ok(Verdict::Listen(listen)) => Ok(listen),
                 Err(refusal) => Err(refusal),
             };
+            let facts = Facts { listen, peer };
             Route::WebSocket { accept, facts }
         }
         Upgrade::Lost | Upgrade::OtherVersion | Upgrade::Bad(_) => {
@@ -575,19 +592,16 @@ pub(super) fn route(shard: &Shard, head: &RequestHead<'_>, told: Option<Result<G
             origin,
             field: None,
         },
-        Upgrade::No => {
-            let listen = |()| door::listen(node, &asked, false, told.transpose()?);
-            match node.room_for_one().and_then(listen) {
-                Ok(Verdict::Ask(stranger)) => Route::Ask(stranger),
-                Ok(Verdict::Listen(listen)) => Route::Stream { origin, listen },
-                Err(refusal) if door::may_come_back(&refusal) => Route::StreamLater { refusal, origin },
-                Err(refusal) => Route::Refused {
-                    refusal,
-                    origin,
-                    field: None,
-                },
-            }
-        }
+        Upgrade::No => match door::enter(node, &asked, admission, false, told) {
+            Ok(Verdict::Ask(stranger)) => Route::Ask(stranger),
+            Ok(Verdict::Listen(listen)) => Route::Stream { origin, listen, peer },
+            Err(refusal) if door::may_come_back(&refusal) => Route::StreamLater { refusal, origin },
+            Err(refusal) => Route::Refused {
+                refusal,
+                origin,
+                field: None,
+            },
+        },
     }
 }
 
@@ -603,6 +617,9 @@ fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
         accept: head.field("accept"),
         last_event_id: head.field_str("last-event-id"),
         extensions: head.fields_named("sec-websocket-extensions").collect(),
+        forwarded_for: head.fields_named("x-forwarded-for").collect(),
+        forwarded_proto: head.fields_named("x-forwarded-proto").collect(),
+        source: Source::default(),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use fanfare_core::auth::{Grant, Operation, Secret};
+use fanfare_core::auth::{Credential, Grant, Operation, Secret};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::moment::Moment;
 use fanfare_core::user::UserId;
 
 use super::connection::{Open, Stage};
 use super::{Key, Shard, State};
+use crate::tokens::Tokens;
 use crate::{door, tokens};
 
 /// When a session with this grant ends. The calendar is looked at once: if it is set anew later,
@@ -43,7 +44,13 @@ impl State {
         let Some(old) = &open.grant else {
             return Ok(());
         };
-        let fresh = node.tokens.refresh(policy, old, token)?;
+        let shown = Credential::Token(token.expose());
+        node.gate.may_show(&open.peer, &shown, now)?;
+        let identity = node.tokens.identify(policy, shown).map_err(|bad| {
+            node.gate.failed(&open.peer, bad, now);
+            Refusal::from(bad)
+        })?;
+        let fresh = Tokens::refresh(old, identity)?;
         let deadline = deadline(now, &fresh)?;
         // What grants the same permits the same; and without any key, what it permits is not asked.
         let changed = if fresh == **old {

@@ -150,8 +150,7 @@ impl State {
         };
         if let Some(cause) = tls.failed(error) {
             shard.node.log.say(Kind::Handshake, || {
-                let peer = peer.map(|peer| peer.to_string());
-                tracing::info!(peer, cause = cause.label(), %error, "a TLS handshake failed");
+                tracing::info!(%peer, cause = cause.label(), %error, "a TLS handshake failed");
             });
         }
         if matches!(connection.stage, Stage::Head { .. }) {

@@ -2,8 +2,6 @@
 
 use std::io::{ErrorKind, Read};
 use std::mem::MaybeUninit;
-use std::net::TcpStream;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -20,18 +18,14 @@ use fanfare_core::session::Action;
 use fanfare_core::stream::{Replay, Resume};
 use fanfare_core::wire::{plain, sse};
 use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::{Shutdown, SocketFlags, acceptfrom_with, shutdown};
+use rustix::net::{Shutdown, shutdown};
 use smallvec::SmallVec;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::connection::{Connection, Place, Stage, Transport};
 use super::timers::tick_of;
-use super::{
-    ACCEPT_PAUSE, ACCEPTS_PER_TURN, BUDGET, FLUSH_BUDGET_FIRST, Key, LISTENER, LISTENERS_MAX, Listener,
-    Shard, State, URGENT_MAX,
-};
+use super::{BUDGET, FLUSH_BUDGET_FIRST, Key, LISTENER, LISTENERS_MAX, Shard, State, URGENT_MAX};
 use crate::line::Line;
 use crate::log_gate::Kind;
 use crate::node::Node;
@@ -115,15 +109,6 @@ impl Shard {
         self.work.notify_one();
         open.len().saturating_sub(count)
     }
-}
-
-/// Puts listeners into the epoll set.
-pub(super) fn watch_listeners(set: &OwnedFd, listeners: &[Listener]) -> std::io::Result<()> {
-    for (data, listener) in (0..=LISTENER).rev().zip(listeners) {
-        let data = epoll::EventData::new_u64(data);
-        epoll::add(set, &listener.socket, data, epoll::EventFlags::IN)?;
-    }
-    Ok(())
 }
 
 impl State {
@@ -303,108 +288,12 @@ impl State {
         );
     }
 
-    fn accept(&mut self, shard: &Rc<Shard>, index: usize, now: Moment) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = self.listeners.get(index) else {
-                return;
-            };
-            let is_tls = listener.is_tls;
-            match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((socket, _)) => self.accepted(shard, TcpStream::from(socket), is_tls, now),
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                Err(error) => {
-                    // No descriptor left, or no memory: a pause, never a spin and never an end.
-                    shard.node.log.say(
-                        Kind::Accept,
-                        || tracing::warn!(%error, "cannot accept connections for now"),
-                    );
-                    for listener in &self.listeners {
-                        let _ = epoll::delete(&self.epoll, &listener.socket);
-                    }
-                    self.accept_paused_until = Some(now + ACCEPT_PAUSE);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn accepted(&mut self, shard: &Rc<Shard>, socket: TcpStream, is_tls: bool, now: Moment) {
-        let tls = match is_tls.then(|| super::tls::begin(&shard.node)).transpose() {
-            Ok(tls) => tls,
-            // Never seen: it would be a fault of the configuration, which was checked at the start.
-            Err(error) => {
-                let say = || tracing::error!(%error, "no TLS for a connection");
-                return shard.node.log.say(Kind::Accept, say);
-            }
-        };
-        let line = Line { socket, tls };
-        shard.node.metrics.shards[shard.index].accepted.add(1);
-        shard.node.connection_opened();
-        self.forget_finished_heads();
-        if self.heads_open >= shard.node.handshakes_max {
-            self.close_oldest_head(shard);
-        }
-        let deadline = now + shard.node.config.limits.head_time_max;
-        let key = self.insert(|key| {
-            Connection::new(
-                key,
-                Transport::Line(line),
-                Stage::Head {
-                    bytes: Vec::new(),
-                    deadline,
-                },
-            )
-        });
-        self.heads_open += 1;
-        self.heads.push_back(key);
-        if !self.register(key) {
-            return self.end(shard, key, Disconnect::Internal);
-        }
-        self.arm(key, deadline);
-        // The request is usually there already.
-        self.read(shard, key, now);
-    }
-
-    /// Puts a connection's socket into the epoll set.
-    pub(super) fn register(&mut self, key: Key) -> bool {
-        let Some(connection) = self.connections.get(key.slot as usize) else {
-            return false;
-        };
-        let Transport::Line(line) = &connection.transport else {
-            return true;
-        };
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
-        let data = epoll::EventData::new_u64(key.pack());
-        epoll::add(&self.epoll, &line.socket, data, flags).is_ok()
-    }
-
-    /// The list of unfinished heads must not grow with every connection that there ever was.
-    fn forget_finished_heads(&mut self) {
-        while let Some(&key) = self.heads.front() {
-            if self
-                .get(key)
-                .is_some_and(|connection| matches!(connection.stage, Stage::Head { .. }))
-            {
-                return;
-            }
-            self.heads.pop_front();
-        }
-    }
-
-    fn close_oldest_head(&mut self, shard: &Shard) {
-        self.forget_finished_heads();
-        if let Some(key) = self.heads.pop_front() {
-            self.gave_up_handshake(key, crate::line::Cause::Full);
-            self.end(shard, key, Disconnect::Refused(Refusal::Full));
-        }
-    }
-
     pub(super) fn read(&mut self, shard: &Rc<Shard>, key: Key, now: Moment) {
         if self.must_wait(shard, key) {
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
+        let awaits_proxy = self.get(key).is_some_and(|connection| connection.awaits_proxy);
         let line = self.get(key).and_then(Connection::line);
         let is_tls = line.as_ref().is_some_and(|line| line.tls.is_some());
         let got = line.map_or(Err(ErrorKind::WouldBlock.into()), |line| {
@@ -414,7 +303,13 @@ impl State {
             Ok(0) => self.peer_gone(shard, key),
             Ok(count) => {
                 let bytes = scratch.get_mut(..count).unwrap_or_default();
-                if is_tls {
+                self.count_bytes(shard, key, count, now);
+                let mut rest =
+                    awaits_proxy.then(|| self.take_proxy_header(shard, key, bytes, now).unwrap_or_default());
+                let bytes = rest.as_deref_mut().unwrap_or(bytes);
+                if bytes.is_empty() {
+                    // Nothing but a header of the PROXY protocol, or a part of it.
+                } else if is_tls {
                     self.take_encrypted(shard, key, bytes, now);
                 } else {
                     self.take_bytes(shard, key, bytes, now);
@@ -450,34 +345,56 @@ impl State {
     /// Does what a session wants, in order.
     pub(super) fn carry_out(&mut self, shard: &Shard, key: Key, actions: &mut Vec<Action>) {
         let mut refused = None;
+        let mut too_fast: SmallVec<[(&'static str, Duration); 1]> = SmallVec::new();
         for action in actions.drain(..) {
-            match action {
-                Action::Send(bytes) => self.send(shard, key, bytes),
-                Action::Publish { kind, data } => {
-                    if refused.is_none() {
-                        refused = self.speak(shard, key, kind, data).err();
-                    }
+            let result = match action {
+                Action::Publish { kind, data } if refused.is_none() => self.speak(shard, key, kind, data),
+                Action::Refresh(token) if refused.is_none() => self.refresh(shard, key, &token),
+                Action::Publish { .. } | Action::Refresh(_) => Ok(()),
+                action => {
+                    self.carry_out_one(shard, key, action);
+                    Ok(())
                 }
-                Action::Refresh(token) => {
-                    if refused.is_none() {
-                        refused = self.refresh(shard, key, &token).err();
-                    }
+            };
+            match result {
+                Ok(()) => {}
+                Err(Refusal::TooFast { limit, seconds }) => {
+                    too_fast.push((limit, Duration::from_secs(seconds)));
                 }
-                Action::SendPosition => {
-                    let position = self.delivered.filter(|_| self.is_settled);
-                    let sign = position.map_or(Bytes::from_static(sse::HEARTBEAT), sse::position);
-                    self.send(shard, key, sign);
-                }
-                Action::Close { farewell, why } => {
-                    if let Some(bytes) = farewell {
-                        self.send_last(key, bytes);
-                    }
-                    self.begin_closing(shard, key, &why);
-                }
+                Err(refusal) => refused = Some(refusal),
             }
         }
         if let Some(refusal) = refused {
-            self.close_session(shard, key, Disconnect::Refused(refusal));
+            return self.close_session(shard, key, Disconnect::Refused(refusal));
+        }
+        for (limit, wait) in too_fast {
+            let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
+                return;
+            };
+            open.session.on_too_fast(shard.now(), limit, wait, actions);
+            for action in actions.drain(..) {
+                self.carry_out_one(shard, key, action);
+            }
+        }
+    }
+
+    /// Does what cannot be refused.
+    fn carry_out_one(&mut self, shard: &Shard, key: Key, action: Action) {
+        match action {
+            Action::Send(bytes) => self.send(shard, key, bytes),
+            Action::SendPosition => {
+                let position = self.delivered.filter(|_| self.is_settled);
+                let sign = position.map_or(Bytes::from_static(sse::HEARTBEAT), sse::position);
+                self.send(shard, key, sign);
+            }
+            Action::Limited(limit) => shard.node.metrics.limited(limit),
+            Action::Close { farewell, why } => {
+                if let Some(bytes) = farewell {
+                    self.send_last(key, bytes);
+                }
+                self.begin_closing(shard, key, &why);
+            }
+            Action::Publish { .. } | Action::Refresh(_) => {}
         }
     }
 
@@ -486,6 +403,11 @@ impl State {
             return Ok(());
         };
         let speaker = super::refresh::speaker(shard, open)?;
+        if speaker.is_some() {
+            // Who is not known is held to what a connection may say.
+            let gate = &shard.node.gate;
+            gate.speak(speaker.as_ref(), &open.peer, 1, shard.now())?;
+        }
         if open.channels.is_empty() {
             return Err(Refusal::Forbidden(
                 "this connection was removed from its channel".into(),
@@ -553,10 +475,7 @@ impl State {
 
     /// Phase 3: connections whose time has come.
     fn handle_timers(&mut self, shard: &Rc<Shard>, now: Moment) {
-        if self.accept_paused_until.is_some_and(|until| now >= until) {
-            self.accept_paused_until = None;
-            let _ = watch_listeners(&self.epoll, &self.listeners);
-        }
+        self.resume_accept(now);
         let mut due = Vec::new();
         self.timers.advance(now, &mut due);
         let stall_max = shard.node.config.limits.outbox_stall_max;
@@ -577,6 +496,7 @@ impl State {
                     let mut actions = Vec::new();
                     open.session.on_timeout(now, &mut actions);
                     self.carry_out(shard, key, &mut actions);
+                    self.resume_reading(key, now);
                 }
                 Stage::Head { .. } | Stage::Asking { .. } | Stage::Closing { .. } => {}
             }
@@ -600,7 +520,7 @@ impl State {
 
     fn rearm(&mut self, key: Key) {
         let at = match self.get(key).map(|connection| &connection.stage) {
-            Some(Stage::Open(open)) => open.session.poll_timeout(),
+            Some(Stage::Open(open)) => open.session.poll_timeout().min(open.paused_until),
             Some(Stage::Head { deadline, .. } | Stage::Closing { deadline }) => *deadline,
             // The back end has a deadline of its own.
             Some(Stage::Asking { .. }) | None => return,
@@ -688,6 +608,10 @@ impl State {
         let stage = std::mem::replace(&mut connection.stage, Stage::Closing { deadline });
         if let Stage::Open(open) = stage {
             self.leave(shard, key, &open, why);
+            if open.paused_until != Moment::NEVER {
+                // What has come is read and dropped, or the system would drop our last bytes with it.
+                self.watch(key);
+            }
         }
         self.arm(key, deadline);
         self.mark(key, true);
@@ -750,11 +674,11 @@ impl State {
         let lived = shard.now() - open.opened;
         let kind = if why.is_fault() { Kind::Error } else { Kind::Close };
         node.log.say(kind, || {
-            let (session, peer, reason) = (open.id, open.peer.map(|peer| peer.to_string()), why.to_string());
+            let (session, peer, reason) = (open.id, open.peer, why.to_string());
             if why.is_fault() {
-                tracing::warn!(%session, peer, seconds = lived.as_secs(), %reason, "session ended with an error");
+                tracing::warn!(%session, %peer, seconds = lived.as_secs(), %reason, "session ended with an error");
             } else {
-                tracing::info!(%session, peer, seconds = lived.as_secs(), %reason, "session closed");
+                tracing::info!(%session, %peer, seconds = lived.as_secs(), %reason, "session closed");
             }
         });
     }

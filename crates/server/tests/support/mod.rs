@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 pub mod tls;
 
@@ -363,6 +363,17 @@ impl Peer {
     pub async fn to(address: &str) -> Self {
         Self {
             socket: TcpStream::connect(address).await.unwrap(),
+            got: Vec::new(),
+            host: address.to_owned(),
+        }
+    }
+
+    /// A connection from 127.0.0.`last`.
+    pub async fn from(last: u8, address: &str) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        Self {
+            socket: socket.connect(address.parse().unwrap()).await.unwrap(),
             got: Vec::new(),
             host: address.to_owned(),
         }
