@@ -11,6 +11,7 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{Grant, HostRules, Identity, Operation, OriginRules, Policy, SentTo};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::moment::Moment;
 use fanfare_core::position::Since;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session_id::SessionId;
@@ -25,7 +26,7 @@ use smallvec::SmallVec;
 use crate::address::{Source, Way};
 use crate::gate::{Admission, Ticket};
 use crate::hooks;
-use crate::hooks::connect::{Stranger, Wish};
+use crate::hooks::connect::{Stranger, Told, Wish};
 use crate::node::Node;
 use crate::tokens;
 
@@ -84,9 +85,11 @@ pub(crate) struct Listen {
     /// Time for which a long poll waits, if it says so.
     pub(crate) wait: Option<Duration>,
     pub(crate) may_speak: bool,
-    /// What a token granted, or nothing if there is no key to check it with; `None` for who came
-    /// without one.
+    /// What a token or the back end granted, or nothing if there is no key to check a token with; `None`
+    /// for who is not known.
     pub(crate) grant: Option<Grant>,
+    /// When the back end was asked who it is; `None`: a token says it, or nothing.
+    pub(crate) known_since: Option<Moment>,
     /// Whether the users who listen are to be named, which is permitted.
     pub(crate) wants_users: bool,
     /// Its place among the connections of its address, where the connection itself stands for many.
@@ -197,7 +200,9 @@ pub(crate) fn identify(
     let carried = Carried::find(asked.authorization, asked.query, cookies.iter().copied())?;
     // Who speaks by POST is the server where there is no key, and anybody who brings no cookie else.
     let may_be_asked = wish != Wish::Post || (node.config.key.is_some() && !cookies.is_empty());
-    if carried == Carried::Nothing && node.hooks.connect.is_some() && may_be_asked {
+    // Where there is no key at all, a token says nothing.
+    let is_stranger = carried == Carried::Nothing || !node.tokens.are_checked(&node.rules.policy);
+    if is_stranger && node.hooks.connect.is_some() && may_be_asked {
         return Ok(Who::Stranger(Stranger {
             path: asked.path.to_owned(),
             channels: channels.to_vec(),
@@ -247,7 +252,10 @@ pub(crate) async fn identify_or_ask(
 ) -> Result<Identity, Refusal> {
     match identify(node, asked, wish, channels)? {
         Who::Known(identity) => Ok(identity),
-        Who::Stranger(stranger) => hooks::connect::ask(node, stranger).await.map(Identity::Client),
+        Who::Stranger(stranger) => {
+            let told = hooks::connect::ask(node, stranger).await?;
+            Ok(Identity::Client(told.grant))
+        }
     }
 }
 
@@ -287,7 +295,7 @@ pub(crate) fn enter(
     asked: &Asked<'_>,
     admission: Admission,
     websocket: bool,
-    told: Option<Result<Grant, Refusal>>,
+    told: Option<Result<Told, Refusal>>,
 ) -> Result<Verdict, Refusal> {
     let ticket = room(node, asked, admission, told.is_none())?;
     Ok(match listen(node, asked, websocket, told.transpose()?)? {
@@ -317,8 +325,8 @@ pub(crate) async fn listen_or_ask(
         Verdict::Listen(listen) => return Ok(listen),
         Verdict::Ask(stranger) => stranger,
     };
-    let grant = hooks::connect::ask(node, stranger).await?;
-    match listen(node, asked, websocket, Some(grant))? {
+    let told = hooks::connect::ask(node, stranger).await?;
+    match listen(node, asked, websocket, Some(told))? {
         Verdict::Listen(listen) => Ok(listen),
         Verdict::Ask(_) => Err(Refusal::HookFailed),
     }
@@ -329,7 +337,7 @@ pub(crate) fn listen(
     node: &Node,
     asked: &Asked<'_>,
     websocket: bool,
-    told: Option<Grant>,
+    told: Option<Told>,
 ) -> Result<Verdict, Refusal> {
     if node.is_probe(asked.path) {
         return Ok(Verdict::Listen(Node::probe_listen()));
@@ -343,8 +351,9 @@ pub(crate) fn listen(
         (false, true) => Wish::EventStream,
         (false, false) => Wish::Get,
     };
+    let known_since = told.as_ref().map(|told| told.asked_at);
     let who = match told {
-        Some(grant) => Who::Known(Identity::Client(grant)),
+        Some(told) => Who::Known(Identity::Client(told.grant)),
         None => identify(node, asked, wish, channels)?,
     };
     let identity = match who {
@@ -395,6 +404,7 @@ pub(crate) fn listen(
         may_speak,
         grant,
         wants_users: parsed.users,
+        known_since,
         ticket: None,
     }))
 }

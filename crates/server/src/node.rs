@@ -156,6 +156,7 @@ impl Node {
             unix_hosts: HostRules::new(&config.hosts, false),
         };
         let websocket = WebSocketSettings {
+            is_one_by_one: config.hooks.on_message.is_some(),
             ping_interval: config.sessions.ping_interval,
             message_time_max: limits.message_time_max,
             decode: DecodeLimits {
@@ -325,6 +326,7 @@ impl Node {
             wait: None,
             may_speak: false,
             wants_users: false,
+            known_since: None,
             grant: None,
             ticket: None,
         }
@@ -650,7 +652,7 @@ async fn drain_shard(shard: &Shard, until: Instant) {
         tokio::time::sleep(DRAIN_SLICE).await;
     }
     let end = Instant::now() + FLUSH_MAX;
-    while (shard.connections() > 0 || crate::api::open_requests() > 0) && Instant::now() < end {
+    while (shard.unfinished() > 0 || crate::api::open_requests() > 0) && Instant::now() < end {
         tokio::time::sleep(DRAIN_SLICE / 5).await;
     }
 }

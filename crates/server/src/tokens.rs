@@ -136,6 +136,11 @@ impl Tokens {
         *self.verifier.write() = verifier;
     }
 
+    /// Whether there is any key to check a credential with.
+    pub(crate) fn are_checked(&self, policy: &Policy) -> bool {
+        policy.key.is_some() || !self.verifier.read().is_empty()
+    }
+
     /// Who brings `shown`.
     pub(crate) fn identify(&self, policy: &Policy, shown: Credential<'_>) -> Result<Identity, BadCredential> {
         let verifier = Arc::clone(&self.verifier.read());

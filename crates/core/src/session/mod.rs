@@ -90,13 +90,28 @@ pub enum Session {
 }
 
 impl Session {
-    /// Bytes have arrived. They are used up; what was unfinished is kept inside. The buffer is
+    /// Bytes have arrived. They are used up, and what was unfinished is kept inside; but where messages
+    /// are taken one by one, the bytes behind the first are left: says how many. The buffer is
     /// unmasked in place, hence mutable.
-    pub fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) {
+    pub fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) -> usize {
         match self {
             Self::PlainWebSocket(session) => session.on_bytes(now, bytes, actions),
             // Such a listener has nothing to say; what it sends is ignored.
-            Self::EventStream(_) | Self::LongPoll(_) => {}
+            Self::EventStream(_) | Self::LongPoll(_) => 0,
+        }
+    }
+
+    /// Nothing is read from the peer for now, so its silence is not its own.
+    pub fn on_paused(&mut self) {
+        if let Self::PlainWebSocket(session) = self {
+            session.on_paused();
+        }
+    }
+
+    /// It is read from again.
+    pub fn on_resumed(&mut self, now: Moment) {
+        if let Self::PlainWebSocket(session) = self {
+            session.on_resumed(now);
         }
     }
 

@@ -43,6 +43,8 @@ pub struct WebSocketSettings {
     pub heartbeat: Option<(String, String)>,
     /// How fast a peer may speak.
     pub rates: SpeakRates,
+    /// Each message is looked at before the next is read.
+    pub is_one_by_one: bool,
 }
 
 /// How fast a peer may speak over one connection. The settings of [`crate::limits::Limits`] say more.
@@ -80,6 +82,8 @@ pub struct PlainWebSocket {
     /// When the token that let the peer in runs out.
     deadline: Moment,
     refresh: Refresh,
+    /// Nothing is read for now.
+    is_paused: bool,
     over: bool,
 }
 
@@ -113,6 +117,7 @@ impl PlainWebSocket {
             refreshes: Bucket::default(),
             deadline: Moment::NEVER,
             refresh: Refresh::Never,
+            is_paused: false,
             over: false,
         }
     }
@@ -145,9 +150,21 @@ impl PlainWebSocket {
         self.refresh = Refresh::Possible;
     }
 
-    pub(super) fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) {
+    pub(super) fn on_paused(&mut self) {
+        self.is_paused = true;
+    }
+
+    pub(super) fn on_resumed(&mut self, now: Moment) {
+        self.is_paused = false;
+        self.heard_at = now;
+        if self.unfinished_since != Moment::NEVER {
+            self.unfinished_since = now;
+        }
+    }
+
+    pub(super) fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) -> usize {
         if self.over {
-            return;
+            return 0;
         }
         self.heard_at = now;
         let mut input = bytes;
@@ -155,7 +172,12 @@ impl PlainWebSocket {
         while !self.over {
             match self.decoder.decode(&mut input, &self.settings.decode) {
                 Ok(None) => break,
-                Ok(Some(Event::Message { kind, data })) => self.on_message(now, kind, data, actions),
+                Ok(Some(Event::Message { kind, data })) => {
+                    self.on_message(now, kind, data, actions);
+                    if self.settings.is_one_by_one && matches!(actions.last(), Some(Action::Publish { .. })) {
+                        break;
+                    }
+                }
                 Ok(Some(Event::Ping(_) | Event::Pong)) if !self.may_control(now) => {
                     pongs.send(actions);
                     let limit = "control_frames_per_connection";
@@ -189,6 +211,7 @@ impl PlainWebSocket {
         } else if self.unfinished_since == Moment::NEVER {
             self.unfinished_since = now;
         }
+        if self.over { 0 } else { input.len() }
     }
 
     fn may_control(&mut self, now: Moment) -> bool {
@@ -269,7 +292,7 @@ impl PlainWebSocket {
         if now >= self.deadline {
             return self.close(Disconnect::Expired, actions);
         }
-        if now >= self.unfinished_since + self.settings.message_time_max {
+        if now >= self.incomplete_at() {
             let why = Disconnect::Protocol {
                 code: 1008,
                 reason: "a begun message was not completed in time",
@@ -280,7 +303,7 @@ impl PlainWebSocket {
             return;
         }
         let silence = now - self.heard_at;
-        if silence >= self.settings.ping_interval.saturating_mul(2) {
+        if !self.is_paused && silence >= self.settings.ping_interval.saturating_mul(2) {
             return self.close(Disconnect::Idle(silence), actions);
         }
         self.ping_at = now + self.settings.ping_interval;
@@ -291,9 +314,16 @@ impl PlainWebSocket {
         if self.over {
             return Moment::NEVER;
         }
-        self.ping_at
-            .min(self.deadline)
-            .min(self.unfinished_since + self.settings.message_time_max)
+        self.ping_at.min(self.deadline).min(self.incomplete_at())
+    }
+
+    /// When the message that is still incomplete has taken too long.
+    fn incomplete_at(&self) -> Moment {
+        if self.is_paused {
+            Moment::NEVER
+        } else {
+            self.unfinished_since + self.settings.message_time_max
+        }
     }
 
     pub(super) fn close(&mut self, why: Disconnect, actions: &mut Vec<Action>) {

@@ -1,7 +1,7 @@
 //! Conversations: `C` the client sends (hex of the unmasked frame's meaning, see below), `S` the
 //! server must send, `P` it must publish, `R` it must have a token judged, `A` the token is good until
 //! that many seconds after the start and its bearer may speak or not, `+` seconds pass, `L` a limit held
-//! something back, `X` the session ends with this label.
+//! something back, `Z` it is not read from until `U`, `X` the session ends with this label.
 //!
 //! A client line is `text hello`, `binary ff00`, `ping x`, `close 1000`, `part he` (a text begun
 //! and not finished), `rest llo` (its end) or `raw 81 05` (bytes as they are).
@@ -33,6 +33,7 @@ fn settings() -> WebSocketSettings {
             control_frames: Rate::per_second(100, 500),
             refreshes: Rate::per_minute(6, 10),
         },
+        is_one_by_one: false,
     }
 }
 
@@ -155,8 +156,12 @@ fn check_with(
         match step.split_at(1) {
             ("C", words) => {
                 let mut bytes = client(words.trim());
-                line.drive(|session, now, actions| session.on_bytes(now, &mut bytes, actions));
+                line.drive(|session, now, actions| {
+                    assert_eq!(session.on_bytes(now, &mut bytes, actions), 0);
+                });
             }
+            ("Z", _) => line.session.on_paused(),
+            ("U", _) => line.session.on_resumed(line.now),
             ("A", words) => {
                 let (seconds, speech) = words.trim().split_once(' ').unwrap();
                 let deadline = start + Duration::from_secs(seconds.parse().unwrap());
@@ -562,4 +567,62 @@ fn fresh_tokens_come_at_a_rate_of_their_own() {
         },
         &conversation.replace("TOLD", &told),
     );
+}
+
+#[test]
+fn who_is_not_read_from_is_not_taken_for_silent() {
+    check("+ 50\nS ping\nX idle close 1001");
+    check(
+        "C text a
+         C part b
+         Z
+         + 60
+         U
+         + 20
+         C rest c
+         + 70
+         P a
+         S ping
+         S ping
+         S ping
+         P bc
+         S ping
+         S ping
+         X idle close 1001",
+    );
+    check(
+        "C part b
+         Z
+         + 60
+         U
+         + 30
+         S ping
+         S ping
+         S ping
+         X protocol close 1008",
+    );
+    // A token ends nevertheless.
+    check_token(true, true, "Z\n+ 40\nS ping\nX expired close 4401");
+}
+
+#[test]
+fn messages_are_taken_one_by_one_where_each_is_looked_at() {
+    let mut settings = settings();
+    settings.is_one_by_one = true;
+    let mut session = PlainWebSocket::new(Arc::new(settings), Moment::default(), Moment::NEVER, true);
+    let said = ["ping x", "text a", "ping y", "part b", "rest c", "close 1000"];
+    let frames: Vec<u8> = said.iter().flat_map(|words| client(words)).collect();
+    let mut bytes = frames.clone();
+    let (mut read, mut rounds) = (0, Vec::new());
+    while read < bytes.len() {
+        let mut actions = Vec::new();
+        let left = session.on_bytes(Moment::default(), &mut bytes[read..], &mut actions);
+        read = bytes.len() - left;
+        rounds.push((read, actions.len()));
+    }
+    // Where each round stops, and how much there is to do: a pong and the message; a pong and the
+    // message; the goodbye.
+    let ends = [2, 5, 6].map(|count| said[..count].iter().map(|words| client(words).len()).sum());
+    let [first, second, third]: [usize; 3] = ends;
+    assert_eq!(rounds, [(first, 2), (second, 2), (third, 1)]);
 }

@@ -17,7 +17,7 @@ use crate::clock::timestamp;
 use crate::door;
 use crate::hooks::connect::Wish;
 use crate::node::Node;
-use crate::shard::{Key, Shard, What};
+use crate::shard::{DISMISSED, Key, Shard, What};
 
 /// Users whose names one answer has.
 pub(super) const USERS_LISTED_MAX: usize = 10_000;
@@ -62,8 +62,11 @@ async fn answer_to(
         }
         (&Method::DELETE, PersonRequest::One { user, connection }) => {
             permit(node, &identity, Operation::Terminate, &user)?;
+            if connection.is_none() {
+                node.people.lock().dismiss(&user, node.clock.now());
+            }
             let only = |session: &str| connection.as_deref().is_none_or(|wanted| wanted == session);
-            let why = Disconnect::Refused(Refusal::Forbidden("disconnected by the back end".into()));
+            let why = Disconnect::Refused(Refusal::Forbidden(DISMISSED.into()));
             let close = |keys| What::Close(keys, why.clone());
             connections(node, &user, only, close).await
         }

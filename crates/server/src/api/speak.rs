@@ -12,7 +12,7 @@ use fanfare_core::publication::{Audience, DataKind, Draft};
 use fanfare_core::user::UserId;
 use fanfare_core::wire::plain::batch::{self, BatchLimits};
 use fanfare_core::wire::plain::request::{PlainRequest, Target};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -144,6 +144,9 @@ fn may_say(node: &Node, asking: &Asking<'_>, identity: &Identity, count: usize) 
     }
 }
 
+/// Messages of one batch that the back end is asked about at once: others want to be asked about too.
+const ASKED_AT_ONCE: usize = 4;
+
 /// What was published, in order; `None`: what the back end had us drop.
 type Said = Vec<Option<Receipt>>;
 
@@ -159,11 +162,27 @@ async fn publish(
         let receipts = node.publisher.publish_all(drafts, once)?;
         return Ok(receipts.into_iter().map(Some).collect());
     }
+    if let Some(once) = once {
+        if drafts.len() > 1 {
+            // What a repeat was answered could not be told if the back end dropped other messages now.
+            return Err(Refusal::bad_request(
+                "a batch that the back end looks at cannot have an Idempotency-Key",
+            ));
+        }
+        if node.engine.is_repeat(AppId::DEFAULT, once, node.clock.now()) {
+            let receipts = node.publisher.publish_all(drafts, Some(once))?;
+            return Ok(receipts.into_iter().map(Some).collect());
+        }
+    }
     let address = source.ip;
-    let asked = drafts
+    let asking = drafts
         .into_iter()
         .map(|draft| hooks::message::ask(node, draft, address));
-    let asked = try_join_all(asked).await?;
+    let asking = futures_util::stream::iter(asking)
+        .buffered(ASKED_AT_ONCE)
+        .try_collect::<Vec<Option<Draft>>>();
+    let asked = tokio::time::timeout(node.config.limits.body_time_max, asking).await;
+    let asked = asked.unwrap_or(Err(Refusal::HookFailed))?;
     let is_kept: Vec<bool> = asked.iter().map(Option::is_some).collect();
     let kept: Drafts = asked.into_iter().flatten().collect();
     let mut receipts = node.publisher.publish_all(kept, once)?.into_iter();

@@ -153,6 +153,11 @@ fn write_down(
 }
 
 impl Engine for MemoryEngine {
+    fn is_repeat(&self, app: AppId, once: &str, now: Moment) -> bool {
+        let app = self.app(app);
+        app.is_ok_and(|app| app.ordered.lock().answers.get(once, now).is_some())
+    }
+
     fn publish(
         &self,
         app: AppId,

@@ -98,6 +98,9 @@ pub trait Engine: Send + Sync {
         now: Moment,
     ) -> Result<Receipts, Refusal>;
 
+    /// Whether something was published under this key before, and is remembered.
+    fn is_repeat(&self, app: AppId, once: &str, now: Moment) -> bool;
+
     /// One more listener of each of its channels: all or none.
     fn subscribe(&self, app: AppId, listening: &Listening<'_>, now: Moment) -> Result<Replay, Refusal>;
 

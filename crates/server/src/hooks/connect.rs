@@ -25,11 +25,14 @@ use bytes::Bytes;
 use fanfare_core::auth::Grant;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::moment::Moment;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use serde::Serialize;
 
 use super::{Question, unusable};
 use crate::node::Node;
+use crate::shard::DISMISSED;
+use crate::tokens;
 
 /// The hook's name.
 pub(super) const NAME: &str = "on_connect";
@@ -63,6 +66,14 @@ pub(crate) struct Stranger {
     pub(crate) address: Option<IpAddr>,
 }
 
+/// What the back end has said of somebody.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) grant: Grant,
+    /// When it was asked: what happened later it may not have known.
+    pub(crate) asked_at: Moment,
+}
+
 #[derive(Serialize)]
 struct Body<'a> {
     path: &'a str,
@@ -77,11 +88,21 @@ struct Body<'a> {
 /// # Errors
 ///
 /// The refusal that the stranger gets.
-pub(crate) async fn ask(node: &Arc<Node>, stranger: Stranger) -> Result<Grant, Refusal> {
+pub(crate) async fn ask(node: &Arc<Node>, stranger: Stranger) -> Result<Told, Refusal> {
+    let asked_at = node.clock.now();
     let Some(hook) = &node.hooks.connect else {
-        return Ok(Grant::default());
+        return Err(Refusal::HookFailed);
     };
-    hook.ask(node, question(&stranger), read).await?
+    let grant = hook.ask(node, question(&stranger), read).await??;
+    if tokens::time_left_with_leeway(&grant).is_some_and(|left| left.is_zero()) {
+        let why = "what the back end said of you has run out already (exp)";
+        return Err(Refusal::Unauthorized(why.into()));
+    }
+    let user = grant.user.as_ref();
+    if user.is_some_and(|user| node.people.lock().was_dismissed_since(user, asked_at)) {
+        return Err(Refusal::Unauthorized(DISMISSED.into()));
+    }
+    Ok(Told { grant, asked_at })
 }
 
 fn question(stranger: &Stranger) -> Question {

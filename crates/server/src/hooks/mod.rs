@@ -57,6 +57,11 @@ const NAME_FIELD: &str = "fanfare-hook";
 /// Most time that a question waits until the back end has room for it.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Most time until there is an answer.
+pub(crate) fn time_max(settings: &HookSettings) -> Duration {
+    WAIT_MAX + settings.timeout
+}
+
 /// Section `[hooks]`: addresses of the back end that are asked, or told. `https`, or `http` on
 /// loopback and private networks.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]

@@ -1,55 +1,99 @@
 //! Connections that wait for what the back end says ([`crate::hooks`]): of who connects, and of what
 //! she says. Nobody else waits; a connection that does is not read from.
+//!
+//! # Invariants
+//!
+//! * A connection that goes takes its question along: nobody is asked about who is not there.
+//! * Of a session at most one message is asked about. What came behind it is kept as it came, at most
+//!   what one read gives, and read on from there.
+//! * Who is sent away, or loses a channel, while she is asked about is not heard. Who goes by herself,
+//!   or because the node goes, is.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
-use fanfare_core::auth::Grant;
 use fanfare_core::disconnect::{Disconnect, Refusal};
+use fanfare_core::moment::Moment;
 use fanfare_core::publication::Draft;
 use fanfare_core::wire::http1;
+use tokio::task::AbortHandle;
 
-use super::connection::Stage;
+use super::connection::{Open, Stage};
 use super::open::route;
 use super::{Key, Shard, State};
 use crate::gate::Admission;
 use crate::hooks;
-use crate::hooks::connect::Stranger;
+use crate::hooks::connect::{Stranger, Told};
 
-/// Messages of one connection that may wait. It is not read from while some do, so this is how many
-/// may have come at once.
-const UNSAID_MAX: usize = 256;
+/// Bytes that may come behind a request head before it is known who sends them.
+pub(super) const EARLY_BYTES_MAX: usize = 16 << 10;
 
-/// Messages that the back end is asked about, in order. A task has them, so that they are published
-/// also if their connection ends meanwhile.
-pub(super) type Unsaid = Rc<RefCell<VecDeque<Draft>>>;
+/// Time that an answer may take longer than [`hooks::time_max`] says, before something is wrong here.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// A task that ends with its connection.
+pub(super) struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is kept of a session while the back end is asked about a message of hers.
+pub(super) struct Unsaid {
+    /// What came behind it.
+    pub(super) rest: Vec<u8>,
+    /// It is not to be published any more.
+    is_revoked: Rc<Cell<bool>>,
+}
+
+impl Open {
+    /// The session has ended: whether what the back end is asked about is still to be said.
+    pub(super) fn revoke(&self, why: &Disconnect) {
+        let goes_by_itself = matches!(
+            why,
+            Disconnect::ByPeer(_) | Disconnect::Lost | Disconnect::Draining
+        );
+        if let Some(unsaid) = self.unsaid.as_ref().filter(|_| !goes_by_itself) {
+            unsaid.is_revoked.set(true);
+        }
+    }
+}
 
 impl State {
     /// Asks the back end who a connection is; `bytes` are what has arrived of it.
     pub(super) fn ask(&mut self, shard: &Rc<Shard>, key: Key, stranger: Stranger, bytes: Vec<u8>) {
+        let deadline = shard.now() + hooks::time_max(&shard.node.config.hooks) + SLACK;
         let Some(connection) = self.get(key) else { return };
-        if matches!(connection.stage, Stage::Head { .. }) {
-            connection.stage = Stage::Asking { bytes };
-            self.heads_open -= 1;
+        if !matches!(connection.stage, Stage::Head { .. }) {
+            return;
         }
-        self.watch(key);
-        let shard = Rc::clone(shard);
-        tokio::task::spawn_local(async move {
+        let waiting = Rc::clone(shard);
+        let task = tokio::task::spawn_local(async move {
+            let shard = waiting;
             let told = hooks::connect::ask(&shard.node, stranger).await;
             shard.state.borrow_mut().told(&shard, key, told);
             shard.work.notify_one();
         });
+        connection.stage = Stage::Asking {
+            bytes,
+            deadline,
+            _task: Task(task.abort_handle()),
+        };
+        self.heads_open -= 1;
+        self.watch(key);
+        self.arm(key, deadline);
     }
 
     /// The back end has said who a connection is.
-    fn told(&mut self, shard: &Rc<Shard>, key: Key, told: Result<Grant, Refusal>) {
+    pub(super) fn told(&mut self, shard: &Rc<Shard>, key: Key, told: Result<Told, Refusal>) {
         let now = shard.now();
         let deadline = now + shard.node.config.limits.head_time_max;
         let source = self.peer(key);
         let Some(connection) = self.get(key) else { return };
-        let Stage::Asking { bytes } = &mut connection.stage else {
+        let Stage::Asking { bytes, .. } = &mut connection.stage else {
             return;
         };
         let input = std::mem::take(bytes);
@@ -74,54 +118,61 @@ impl State {
         self.watch(key);
     }
 
-    /// Asks the back end about what a session's peer says, behind what she said before.
-    ///
-    /// # Errors
-    ///
-    /// Too much waits.
-    pub(super) fn ask_about(&mut self, shard: &Shard, key: Key, draft: Draft) -> Result<(), Refusal> {
+    /// Asks the back end about what a session's peer says. Nothing of hers is asked about yet.
+    pub(super) fn ask_about(&mut self, shard: &Shard, key: Key, draft: Draft) {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
-            return Ok(());
+            return;
         };
+        let Some(shard) = shard.me.upgrade() else { return };
+        let is_revoked = Rc::new(Cell::new(false));
+        open.unsaid = Some(Box::new(Unsaid {
+            rest: Vec::new(),
+            is_revoked: Rc::clone(&is_revoked),
+        }));
+        open.session.on_paused();
         let address = open.peer.ip;
-        if let Some(unsaid) = &open.unsaid {
-            let mut unsaid = unsaid.borrow_mut();
-            if unsaid.len() >= UNSAID_MAX {
-                return Err(Refusal::Overloaded);
-            }
-            unsaid.push_back(draft);
-            return Ok(());
-        }
-        let Some(shard) = shard.me.upgrade() else {
-            return Ok(());
-        };
-        let unsaid = Rc::new(RefCell::new(VecDeque::from([draft])));
-        open.unsaid = Some(Rc::clone(&unsaid));
         self.watch(key);
+        shard.saying.set(shard.saying.get() + 1);
         tokio::task::spawn_local(async move {
-            let said = say(&shard, &unsaid, address).await;
+            let said = hooks::message::ask(&shard.node, draft, address).await;
             let mut state = shard.state.borrow_mut();
-            if let Some(Stage::Open(open)) = state.get(key).map(|connection| &mut connection.stage) {
-                open.unsaid = None;
-                state.watch(key);
+            let said = said.and_then(|kept| match kept {
+                Some(draft) if !is_revoked.get() && state.may_still_say(key, &draft) => {
+                    shard.node.publisher.publish(draft).map(drop)
+                }
+                _ => Ok(()),
+            });
+            match said {
+                Ok(()) => state.read_on(&shard, key, shard.now()),
+                Err(refusal) => state.close_session(&shard, key, Disconnect::Refused(refusal)),
             }
-            if let Err(refusal) = said {
-                state.close_session(&shard, key, Disconnect::Refused(refusal));
-            }
+            shard.saying.set(shard.saying.get() - 1);
             shard.work.notify_one();
         });
-        Ok(())
     }
-}
 
-/// Publishes what the back end lets through, until nothing is left.
-async fn say(shard: &Shard, unsaid: &Unsaid, address: Option<IpAddr>) -> Result<(), Refusal> {
-    loop {
-        let Some(draft) = unsaid.borrow_mut().pop_front() else {
-            return Ok(());
+    /// Whether a session that is still there still has the channels that it spoke to.
+    fn may_still_say(&mut self, key: Key, draft: &Draft) -> bool {
+        let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
+            return true;
         };
-        if let Some(draft) = hooks::message::ask(&shard.node, draft, address).await? {
-            shard.node.publisher.publish(draft)?;
+        let mut channels = draft.audience.channels().iter();
+        channels.all(|channel| open.channels.contains(channel))
+    }
+
+    /// What a session said is dealt with: what came behind it is next.
+    fn read_on(&mut self, shard: &Rc<Shard>, key: Key, now: Moment) {
+        let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
+            return;
+        };
+        let Some(unsaid) = open.unsaid.take() else { return };
+        open.session.on_resumed(now);
+        self.watch(key);
+        let mut rest = unsaid.rest;
+        if rest.is_empty() {
+            self.rearm(key);
+        } else {
+            self.take_bytes(shard, key, &mut rest, now);
         }
     }
 }

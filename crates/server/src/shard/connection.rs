@@ -18,7 +18,7 @@ use fanfare_core::user::UserId;
 use http_body::Frame;
 use smallvec::SmallVec;
 
-use super::asking::Unsaid;
+use super::asking::{Task, Unsaid};
 use super::{Key, Shard};
 use crate::address::Source;
 use crate::gate::{Admission, Ticket};
@@ -76,8 +76,12 @@ pub(super) enum Stage {
         admission: Admission,
     },
     /// Has sent its request head, and the back end is asked who it is. Not read from meanwhile; what
-    /// has arrived so far.
-    Asking { bytes: Vec<u8> },
+    /// has arrived so far, when there must be an answer, and the task that waits for it.
+    Asking {
+        bytes: Vec<u8>,
+        deadline: Moment,
+        _task: Task,
+    },
     /// A session.
     Open(Box<Open>),
     /// Has got its last bytes, or will have by the deadline.
@@ -91,9 +95,8 @@ pub(super) struct Open {
     pub(super) app: AppId,
     /// What it is connected to, and so speaks to.
     pub(super) channels: SmallVec<[ChannelName; 1]>,
-    /// What the peer has said and the back end is asked about; `None`: nothing. Not read from
-    /// meanwhile.
-    pub(super) unsaid: Option<Unsaid>,
+    /// The back end is asked about what the peer has said. Not read from meanwhile.
+    pub(super) unsaid: Option<Box<Unsaid>>,
     pub(super) echo: bool,
     /// What the peer's token granted; `None` for who came without one.
     pub(super) grant: Option<Box<Grant>>,

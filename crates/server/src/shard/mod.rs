@@ -30,7 +30,7 @@
 //! A connection with TLS is like any other: what it reads is decrypted on the way in, and outboxes
 //! hold plain frames, which are encrypted when they leave ([`tls`], [`crate::line`]).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
@@ -69,7 +69,7 @@ use connection::Connection;
 pub(crate) use connection::Poll;
 pub use connection::StreamBody;
 use dirty::Dirty;
-pub(crate) use open::Facts;
+pub(crate) use open::{DISMISSED, Facts};
 use timers::Timers;
 
 /// Time that delivering, or flushing, may take in one turn.
@@ -146,6 +146,8 @@ pub struct Shard {
     pub(crate) state: RefCell<State>,
     /// This one, for tasks that outlive a call.
     me: Weak<Self>,
+    /// Messages that the back end is asked about.
+    saying: Cell<usize>,
     /// There is work that no descriptor tells of: a session of the slow lane, a new adoption.
     pub(crate) work: Notify,
 }
@@ -218,6 +220,7 @@ impl Shard {
             index,
             state: RefCell::new(state),
             me: Weak::clone(me),
+            saying: Cell::new(0),
             work: Notify::new(),
         }))
     }
@@ -261,9 +264,10 @@ impl Shard {
         Poll::new(Rc::clone(self), key)
     }
 
-    /// Open connections of this shard's tables.
-    pub(crate) fn connections(&self) -> usize {
-        self.state.borrow().connections.len()
+    /// What there is to wait for before this shard may end: open connections of its tables, and messages
+    /// that the back end is asked about.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.state.borrow().connections.len() + self.saying.get()
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_core::app::AppId;
-use fanfare_core::auth::Grant;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
@@ -26,6 +25,7 @@ use fanfare_core::wire::websocket::extension::Agreement;
 use fanfare_core::wire::{plain, sse, websocket};
 use smallvec::SmallVec;
 
+use super::asking::EARLY_BYTES_MAX;
 use super::connection::{Connection, Open, Place, Stage, Transport};
 use super::refresh::deadline;
 use super::turn::CLOSING_MAX;
@@ -35,7 +35,7 @@ use crate::api;
 use crate::door::{self, Asked, Listen, Verdict};
 use crate::engine::Listening;
 use crate::gate::Admission;
-use crate::hooks::connect::Stranger;
+use crate::hooks::connect::{Stranger, Told};
 use crate::line::Line;
 use crate::log_gate::Kind;
 use crate::random::random;
@@ -53,6 +53,12 @@ pub(crate) struct Facts {
     pub(crate) listen: Result<Listen, Refusal>,
     pub(crate) peer: Source,
 }
+
+/// Fields of a refusal.
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+/// What somebody is told whom the back end sends away.
+pub(crate) const DISMISSED: &str = "disconnected by the back end";
 
 /// What a complete head asks for.
 pub(super) enum Route {
@@ -130,6 +136,11 @@ impl State {
     ) {
         let mut early = input.get(len..).unwrap_or_default().to_vec();
         match route {
+            Route::Ask(_) if early.len() > EARLY_BYTES_MAX => {
+                let refusal = Refusal::bad_request("wait for the answer before you say more");
+                let answer = http1::response(refusal.status(), &JSON, &api::refusal_body(&refusal));
+                self.farewell(shard, key, answer, refusal);
+            }
             Route::Ask(stranger) => self.ask(shard, key, stranger, input.to_vec()),
             Route::Http => {
                 if let Some(line) = self.release(key) {
@@ -175,8 +186,7 @@ impl State {
 
     pub(super) fn bad_head(&mut self, shard: &Shard, key: Key, error: HeadError) {
         let refusal = Refusal::bad_request(error.to_string());
-        let fields = [("Content-Type", "application/json")];
-        let answer = http1::response(error.status(), &fields, &api::refusal_body(&refusal));
+        let answer = http1::response(error.status(), &JSON, &api::refusal_body(&refusal));
         self.farewell(shard, key, answer, refusal);
     }
 
@@ -366,7 +376,7 @@ impl State {
         }
         if let Some(user) = listen.user() {
             self.hub.name(key.slot, user.clone());
-            arrive(shard, key, id, user, &heard);
+            arrive(shard, key, id, user, &heard, listen.known_since);
         }
         let past = Past::of(&replay, &heard, listen.form, node.config.limits.outbox_bytes_max);
         let open = Open {
@@ -500,8 +510,16 @@ impl Past {
 }
 
 /// A user's connection is here: in the list of people, and among the members of its channels. If she
-/// has too many, her oldest one is closed, wherever that is.
-fn arrive(shard: &Shard, key: Key, session: SessionId, user: &UserId, channels: &[ChannelName]) {
+/// has too many, her oldest one is closed, wherever that is; and this one if she was sent away after the
+/// back end was asked who she is.
+fn arrive(
+    shard: &Shard,
+    key: Key,
+    session: SessionId,
+    user: &UserId,
+    channels: &[ChannelName],
+    known_since: Option<Moment>,
+) {
     let node = &shard.node;
     let place = shard.place(key);
     let mut people = node.people.lock();
@@ -509,15 +527,18 @@ fn arrive(shard: &Shard, key: Key, session: SessionId, user: &UserId, channels: 
         people.enter(channel, user);
     }
     let connection = people::Connection { place, session };
-    let Some(surplus) = people.arrive(user, connection, node.clock.now()) else {
-        return;
-    };
+    let surplus = people.arrive(user, connection, node.clock.now());
+    let was_dismissed = known_since.is_some_and(|since| people.was_dismissed_since(user, since));
     drop(people);
-    let why = "a newer connection of the same user has taken its place (limits.connections_per_user)";
-    let why = Disconnect::Refused(Refusal::Forbidden(why.into()));
-    if let Some(commands) = node.commands.get(surplus.place.shard) {
-        // With too many commands waiting she keeps one more for the moment.
-        let _ = commands.send(super::What::Close(vec![surplus.place.key], why));
+    let newer = "a newer connection of the same user has taken its place (limits.connections_per_user)";
+    let surplus = surplus.map(|surplus| (surplus.place, newer));
+    let dismissed = was_dismissed.then_some((place, DISMISSED));
+    for (place, why) in surplus.into_iter().chain(dismissed) {
+        let why = Disconnect::Refused(Refusal::Forbidden(why.into()));
+        if let Some(commands) = node.commands.get(place.shard) {
+            // With too many commands waiting she keeps one more for the moment.
+            let _ = commands.send(super::What::Close(vec![place.key], why));
+        }
     }
 }
 
@@ -533,7 +554,7 @@ pub(super) fn route(
     head: &RequestHead<'_>,
     source: Source,
     admission: Admission,
-    told: Option<Result<Grant, Refusal>>,
+    told: Option<Result<Told, Refusal>>,
 ) -> Route {
     let node = &shard.node;
     let upgrade = http1::websocket_upgrade(head);

@@ -104,7 +104,11 @@ impl Shard {
             })
             .collect();
         for key in open.iter().take(count) {
-            state.close_session(self, *key, Disconnect::Draining);
+            let stage = state.get(*key).map(|connection| &connection.stage);
+            match (stage, self.me.upgrade()) {
+                (Some(Stage::Asking { .. }), Some(shard)) => state.told(&shard, *key, Err(Refusal::Draining)),
+                _ => state.close_session(self, *key, Disconnect::Draining),
+            }
         }
         self.work.notify_one();
         open.len().saturating_sub(count)
@@ -252,12 +256,11 @@ impl State {
                 | epoll::EventFlags::ERR
                 | epoll::EventFlags::RDHUP;
             if flags.intersects(readable) {
-                // These two come also for a connection that is not read from, again and again.
-                let is_gone = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+                // Of a connection that is not read from only its end is heard of.
                 match self.get(key).map(|connection| connection.is_paused()) {
-                    Some(true) if is_gone => self.peer_gone(shard, key),
-                    Some(true) | None => {}
+                    Some(true) => self.peer_gone(shard, key),
                     Some(false) => self.read(shard, key, now),
+                    None => {}
                 }
             }
         }
@@ -266,16 +269,18 @@ impl State {
 
     /// Tells the epoll set what to watch for.
     pub(super) fn watch(&mut self, key: Key) {
-        let Some(connection) = self.connections.get(key.slot as usize) else {
+        let connection = self.connections.get(key.slot as usize);
+        let Some(connection) = connection.filter(|connection| connection.generation == key.generation) else {
             return;
         };
         let Transport::Line(line) = &connection.transport else {
             return;
         };
-        let mut flags = if connection.is_paused() {
-            epoll::EventFlags::empty()
-        } else {
-            epoll::EventFlags::IN | epoll::EventFlags::RDHUP
+        let mut flags = match &connection.stage {
+            // Whoever hangs up now wants no answer.
+            Stage::Asking { .. } => epoll::EventFlags::RDHUP,
+            _ if connection.is_paused() => epoll::EventFlags::empty(),
+            _ => epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
         };
         if connection.watches_writable {
             flags |= epoll::EventFlags::OUT;
@@ -326,20 +331,34 @@ impl State {
     }
 
     pub(super) fn take_bytes(&mut self, shard: &Rc<Shard>, key: Key, bytes: &mut [u8], now: Moment) {
-        let mut actions = std::mem::take(&mut self.actions);
         match self.get(key).map(|connection| &mut connection.stage) {
             Some(Stage::Head { .. }) => self.take_head(shard, key, bytes, now),
-            Some(Stage::Open(open)) => {
-                shard.node.metrics.shards[shard.index].bytes_in.add(bytes.len());
-                open.session.on_bytes(now, bytes, &mut actions);
-            }
-            Some(Stage::Asking { bytes: kept }) => kept.extend_from_slice(bytes),
-            // After the farewell nothing counts; reading on lets the peer's own close through.
-            Some(Stage::Closing { .. }) | None => {}
+            Some(Stage::Open(_)) => self.take_speech(shard, key, bytes, now),
+            // After the farewell nothing counts; reading on lets the peer's own close through. And while
+            // the back end is asked who it is, nothing is read.
+            Some(Stage::Closing { .. } | Stage::Asking { .. }) | None => {}
         }
-        self.carry_out(shard, key, &mut actions);
-        self.actions = actions;
         self.rearm(key);
+    }
+
+    /// Bytes of a session's peer.
+    fn take_speech(&mut self, shard: &Shard, key: Key, mut bytes: &mut [u8], now: Moment) {
+        let mut actions = std::mem::take(&mut self.actions);
+        while let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) {
+            if let Some(unsaid) = &mut open.unsaid {
+                unsaid.rest = bytes.to_vec();
+                break;
+            }
+            let left = open.session.on_bytes(now, bytes, &mut actions);
+            let read = bytes.len().saturating_sub(left);
+            shard.node.metrics.shards[shard.index].bytes_in.add(read);
+            self.carry_out(shard, key, &mut actions);
+            bytes = bytes.get_mut(read..).unwrap_or_default();
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        self.actions = actions;
     }
 
     /// Does what a session wants, in order.
@@ -417,7 +436,8 @@ impl State {
         draft.speaker = speaker;
         draft.excluded = (!open.echo).then_some(open.id);
         if shard.node.hooks.message.is_some() {
-            return self.ask_about(shard, key, draft);
+            self.ask_about(shard, key, draft);
+            return Ok(());
         }
         shard.node.publisher.publish(draft).map(drop)
     }
@@ -490,6 +510,9 @@ impl State {
                 .is_some_and(|since| now >= since + stall_max);
             match &mut connection.stage {
                 Stage::Head { deadline, .. } if now >= *deadline => self.head_too_slow(shard, key),
+                Stage::Asking { deadline, .. } if now >= *deadline => {
+                    self.told(shard, key, Err(Refusal::HookFailed));
+                }
                 Stage::Closing { deadline } if now >= *deadline => self.end(shard, key, Disconnect::Lost),
                 Stage::Open(_) if stalled => self.close_session(shard, key, Disconnect::Stalled(stall_max)),
                 Stage::Open(open) => {
@@ -518,12 +541,13 @@ impl State {
         }
     }
 
-    fn rearm(&mut self, key: Key) {
+    pub(super) fn rearm(&mut self, key: Key) {
         let at = match self.get(key).map(|connection| &connection.stage) {
             Some(Stage::Open(open)) => open.session.poll_timeout().min(open.paused_until),
-            Some(Stage::Head { deadline, .. } | Stage::Closing { deadline }) => *deadline,
-            // The back end has a deadline of its own.
-            Some(Stage::Asking { .. }) | None => return,
+            Some(
+                Stage::Head { deadline, .. } | Stage::Asking { deadline, .. } | Stage::Closing { deadline },
+            ) => *deadline,
+            None => return,
         };
         self.arm(key, at);
     }
@@ -608,7 +632,7 @@ impl State {
         let stage = std::mem::replace(&mut connection.stage, Stage::Closing { deadline });
         if let Stage::Open(open) = stage {
             self.leave(shard, key, &open, why);
-            if open.paused_until != Moment::NEVER {
+            if open.paused_until != Moment::NEVER || open.unsaid.is_some() {
                 // What has come is read and dropped, or the system would drop our last bytes with it.
                 self.watch(key);
             }
@@ -653,6 +677,7 @@ impl State {
 
     fn leave(&mut self, shard: &Shard, key: Key, open: &super::connection::Open, why: &Disconnect) {
         let node = &shard.node;
+        open.revoke(why);
         let mut channels: SmallVec<[ChannelName; 1]> = SmallVec::new();
         self.hub.leave(key.slot, |topic| {
             if let Topic::Channel(channel) = topic {
