@@ -71,10 +71,13 @@ pub(super) async fn to_user(
         return Err(Refusal::Draining);
     }
     let identity = door::identify(node, &asking.asked, Purpose::Post)?;
+    // The answer says how many connections she has, which not everyone who may speak to her may know.
+    let own = user.channel();
+    node.rules.policy.permit(&own, Operation::Presence, &identity)?;
     // The switches are those of a channel's POST.
     let plain = PlainRequest::parse("/ch/x", asking.asked.query, 1).ok_or_else(not_found)??;
     let once = once(&asking.head.headers, &identity)?;
-    let audience = Audience::Channels(SmallVec::from_iter([user.channel()]));
+    let audience = Audience::Channels(SmallVec::from_iter([own]));
     let receipts = say(shard, asking, &identity, plain, audience, once.as_deref()).await?;
     let connections = node.people.lock().connections(user).len();
     let id = receipts.first().map(|receipt| receipt.position.to_string());
