@@ -41,7 +41,7 @@ const CHANNELS: u64 = 5;
 const NAMES: u64 = 200;
 
 /// Time for everything to be gone after the last cycle; a user counts as online for a while.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+const SETTLE_MAX: Duration = Duration::from_mins(1);
 
 /// Memory may grow by this share of what it was after the first tenth, or by this many bytes.
 const GROWTH_MAX: f64 = 0.1;

@@ -55,8 +55,6 @@ pub(super) struct Course {
     pub(super) cursors: RefCell<Vec<Position>>,
     /// Lineages that were connected since the beginning, or since all had to come back.
     pub(super) opened: RefCell<HashSet<usize>>,
-    /// All have to come back and are not there yet.
-    pub(super) is_returning: Cell<bool>,
     pub(super) publications: u64,
     pub(super) begun: Cell<u64>,
     /// When each publication was sent, by publisher and sequence.
@@ -106,11 +104,7 @@ impl Course {
             return;
         };
         if let Some(nanos) = self.since_sent(payload) {
-            let mut figures = self.figures.borrow_mut();
-            figures.answers.record(nanos);
-            if self.is_returning.get() {
-                figures.answers_meanwhile.record(nanos);
-            }
+            self.figures.borrow_mut().answers.record(nanos);
         }
         self.accepted[channel].send_modify(|accepted| {
             accepted.count += 1;
@@ -137,7 +131,7 @@ pub struct Figures {
     pub delivery: Times,
     /// From sending to the answer.
     pub answers: Times,
-    /// The same, while all have to come back.
+    /// The same for somebody who does nothing else, while all have to come back.
     pub answers_meanwhile: Times,
     /// Each time that all had to come back: until the last was there and had what was accepted before.
     pub back: Vec<Duration>,
@@ -165,7 +159,10 @@ impl fmt::Display for Figures {
         let lines = [
             ("from sending to hearing", &self.delivery),
             ("from sending to the answer", &self.answers),
-            ("the same while all came back", &self.answers_meanwhile),
+            (
+                "the same to a bystander while all came back",
+                &self.answers_meanwhile,
+            ),
         ];
         for (name, times) in lines.iter().filter(|(_, times)| times.count() > 0) {
             let [half, most, max] = [times.at(0.5), times.at(0.99), times.max()].map(|at| at as f64 / 1e3);

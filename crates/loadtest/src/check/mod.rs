@@ -37,6 +37,7 @@ mod course;
 mod line;
 mod listen;
 mod options;
+mod probe;
 mod speak;
 
 pub use course::Figures;
@@ -46,6 +47,7 @@ use course::{Course, Stage};
 pub(crate) use line::Line;
 
 use listen::{Document, Listener, Speech};
+use probe::Probe;
 use speak::Publisher;
 
 /// Time for an answer, before it counts as unknown.
@@ -162,6 +164,8 @@ struct Check<'a> {
     start: Start,
     server: Option<Box<dyn Served>>,
     proxy: Proxy,
+    /// Only where all have to come back.
+    probe: Option<Probe>,
     course: Rc<Course>,
 }
 
@@ -201,7 +205,6 @@ impl<'a> Check<'a> {
             stage: watch::Sender::new(Stage::Faulty),
             cursors: RefCell::default(),
             opened: RefCell::default(),
-            is_returning: Cell::new(false),
             publications: options.publications,
             begun: Cell::new(0),
             sent: RefCell::default(),
@@ -212,6 +215,8 @@ impl<'a> Check<'a> {
             (false, true) => FlagsAllowed::WithNewEpoch,
             (false, false) => FlagsAllowed::Never,
         };
+        let has_returns = options.kill + options.storms > 0;
+        let probe = has_returns.then(|| Probe::start(server.address(), course.key.as_deref()));
         Ok(Self {
             options,
             seed,
@@ -219,6 +224,7 @@ impl<'a> Check<'a> {
             start,
             server: Some(server),
             proxy,
+            probe: probe.transpose()?,
             course: Rc::new(course),
         })
     }
@@ -255,6 +261,9 @@ impl<'a> Check<'a> {
             listener.await?;
         }
         let mut figures = self.course.figures.borrow().clone();
+        if let Some(probe) = &self.probe {
+            figures.answers_meanwhile = probe.times();
+        }
         figures.memory_peak = self.process().and_then(|process| process.peak_bytes().ok());
         Ok((self.course.history.borrow().judge(self.flags), figures))
     }
@@ -350,7 +359,7 @@ impl<'a> Check<'a> {
     async fn kill(&mut self) -> Result<()> {
         let begun = Instant::now();
         drop(self.server.take());
-        self.course.is_returning.set(true);
+        self.probe_counts(true);
         self.course.opened.borrow_mut().clear();
         let before = self.accepted_last();
         let start = Arc::clone(&self.start);
@@ -358,6 +367,9 @@ impl<'a> Check<'a> {
         let server = tokio::task::spawn_blocking(move || start()).await??;
         self.course.server.set(server.address());
         self.proxy.point_at(server.address());
+        if let Some(probe) = &self.probe {
+            probe.point_at(server.address());
+        }
         self.server = Some(server);
         let forgets = self.options.epoch_may_change;
         self.all_back(begun, |cursor, channel| {
@@ -372,9 +384,10 @@ impl<'a> Check<'a> {
     /// All listeners reset their connections, miss something, and come back at once.
     async fn storm(&mut self) -> Result<()> {
         let resident = self.process().and_then(|process| process.resident_bytes().ok());
-        let mut figures = self.course.figures.borrow_mut();
-        figures.memory_before = figures.memory_before.or(resident);
-        drop(figures);
+        if let Some(resident) = resident {
+            let mut figures = self.course.figures.borrow_mut();
+            figures.memory_before.get_or_insert(resident);
+        }
         self.course.stage.send_replace(Stage::Away);
         let absence = self.options.absence_publications;
         let counts = || {
@@ -389,7 +402,7 @@ impl<'a> Check<'a> {
             "in {STANDSTILL_MAX:?} not every channel had {absence} publications"
         );
         let (before, begun) = (self.accepted_last(), Instant::now());
-        self.course.is_returning.set(true);
+        self.probe_counts(true);
         self.course.opened.borrow_mut().clear();
         self.course.stage.send_replace(Stage::Faulty);
         self.all_back(begun, |cursor, channel| {
@@ -415,9 +428,15 @@ impl<'a> Check<'a> {
             "only {} of {all} subscribers were back after {PATIENCE:?}",
             count()
         );
-        course.is_returning.set(false);
+        self.probe_counts(false);
         course.figures.borrow_mut().back.push(begun.elapsed());
         Ok(())
+    }
+
+    fn probe_counts(&self, counts: bool) {
+        if let Some(probe) = &self.probe {
+            probe.counts(counts);
+        }
     }
 
     fn accepted_last(&self) -> Vec<Option<Position>> {
