@@ -138,8 +138,12 @@ async fn ends_with_its_token(life: u64) {
 
 #[tokio::test]
 async fn a_long_poll_waits_no_longer_than_its_token_is_good() {
+    with_some_life(waits_as_long_as_its_token).await;
+}
+
+async fn waits_as_long_as_its_token(life: u64) {
     let server = Server::start(&[("FANFARE_KEY", KEY), ("FANFARE_SESSIONS_POLL_WAIT", "600s")]);
-    let token = signed(KEY, &json!({"sub": "42", "exp": now() - 50}));
+    let token = signed(KEY, &json!({"sub": "42", "exp": now() - 60 + life}));
     let path = format!("/ch/user%2F42?token={token}");
     let next = server.next(&path).await;
     let poll = format!("{path}&since={next}");
