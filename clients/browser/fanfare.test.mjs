@@ -9,6 +9,10 @@ import { launchBrowser, openPage, startFanfare, startProxy } from './harness.mjs
 const TRANSPORTS = ['websocket', 'sse', 'poll'];
 const BLOCKED = { websocket: /^upgrade: *websocket/im, sse: /^accept: *text\/event-stream/im };
 const KEY = 'a key of at least thirty-two bytes';
+
+/** Milliseconds: longer than anything here takes on a busy machine. */
+const PATIENCE = 60_000;
+
 let browser;
 
 before(async () => { browser = await launchBrowser(); });
@@ -54,7 +58,8 @@ async function stage(t, env = {}) {
       await start();
     },
     async sessionsBecome(count) {
-      while (await sessions() !== count);
+      const end = Date.now() + PATIENCE;
+      while (await sessions() !== count) assert.ok(Date.now() < end, `there never were ${count} sessions`);
     },
   };
 }

@@ -42,9 +42,9 @@ export async function start(program, args, env, pattern) {
 /** The server's program. */
 export const program = process.env.FANFARE_BIN ?? `${root}/target/debug/fanfare`;
 
-/** Starts the server on a free port. */
-export function startFanfare(env = {}) {
-  return start(program, ['--listen', '127.0.0.1:0'], env, /^listening on http:\/\/(.*)$/);
+/** Starts the server, on a free port if no address is given. */
+export function startFanfare(env = {}, address = '127.0.0.1:0') {
+  return start(program, ['--listen', address], env, /^listening on http:\/\/(.*)$/);
 }
 
 /** Starts a browser in which ws://localhost:8080 is the server at `address`, with more arguments. */
@@ -78,6 +78,30 @@ export async function openPage(browser, url) {
   await page.goto(url);
   return page;
 }
+
+// The try-it page
+
+/** A part of it. */
+export const at = (page, id) => page.getByTestId(id);
+
+/** Has it listen to a channel. */
+export async function listenOn(page, channel, transport) {
+  await at(page, 'listen-channel').fill(channel);
+  await at(page, 'listen-transport').selectOption(transport);
+  await at(page, 'listen-add').click();
+  await page.waitForSelector(`[data-testid=listen-list] :text("${channel}")`);
+}
+
+/** Has it speak. */
+export async function speakOn(page, channel, message, event = '') {
+  await at(page, 'speak-channel').fill(channel);
+  await at(page, 'speak-event').fill(event);
+  await at(page, 'speak-message').fill(message);
+  await at(page, 'speak-send').click();
+}
+
+/** Lines of its console that no page should have. */
+export const problems = (page) => page.lines.filter((line) => /error|Content Security Policy|Mixed Content/i.test(line));
 
 /**
  * Stands between browsers and the server at `target`, and does what networks do. `cut()` ends every

@@ -2,16 +2,7 @@
 
 import test from 'node:test';
 import assert from 'node:assert/strict';
-import { launchBrowser, openPage, startFanfare } from './harness.mjs';
-
-const at = (page, id) => page.getByTestId(id);
-
-async function listen(page, channel, transport) {
-  await at(page, 'listen-channel').fill(channel);
-  await at(page, 'listen-transport').selectOption(transport);
-  await at(page, 'listen-add').click();
-  await page.waitForSelector(`[data-testid=listen-list] :text("${channel}")`);
-}
+import { at, launchBrowser, listenOn, openPage, problems, speakOn, startFanfare } from './harness.mjs';
 
 for (const transport of ['websocket', 'sse', 'poll']) {
   test(`listen by ${transport} and speak by POST`, async (t) => {
@@ -20,12 +11,9 @@ for (const transport of ['websocket', 'sse', 'poll']) {
     const browser = await launchBrowser();
     t.after(() => browser.close());
     const page = await openPage(browser, `http://${fanfare.address}/`);
-    await listen(page, 'orders', transport);
+    await listenOn(page, 'orders', transport);
     await page.waitForSelector('[data-testid=state][data-state=open]');
-    await at(page, 'speak-channel').fill('orders');
-    await at(page, 'speak-event').fill('paid');
-    await at(page, 'speak-message').fill('<img src=x onerror=alert(1)>');
-    await at(page, 'speak-send').click();
+    await speakOn(page, 'orders', '<img src=x onerror=alert(1)>', 'paid');
     const entry = page.locator('[data-testid=log-entry][data-channel=orders]');
     await entry.waitFor();
     assert.equal(await entry.getAttribute('data-text'), '<img src=x onerror=alert(1)>');
@@ -34,8 +22,7 @@ for (const transport of ['websocket', 'sse', 'poll']) {
     await fetch(`http://${fanfare.address}/ch/orders`, { method: 'POST', body: 'from elsewhere' });
     await page.locator('[data-testid=log-entry][data-text="from elsewhere"]').waitFor();
     assert.match(await at(page, 'snippet-curl').innerText(), /curl .*\/ch\/orders/s);
-    const problems = page.lines.filter((line) => /error|Content Security Policy/i.test(line));
-    assert.deepEqual(problems, []);
+    assert.deepEqual(problems(page), []);
   });
 }
 
@@ -69,10 +56,7 @@ test('fanfare.js falls back to an event stream, comes back, and stops at a final
   await page.waitForFunction(() => window.opened === 1);
   const { address } = fanfare;
   assert.equal(await fanfare.stop(), 0);
-  fanfare = await (await import('./harness.mjs')).start(
-    process.env.FANFARE_BIN ?? `${(await import('./harness.mjs')).repository}/target/debug/fanfare`,
-    ['--listen', address], {}, /^listening on http:\/\/(.*)$/,
-  );
+  fanfare = await startFanfare({}, address);
   t.after(() => fanfare.stop());
   await page.waitForFunction(() => window.opened === 2);
 });

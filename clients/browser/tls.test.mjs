@@ -7,9 +7,7 @@ import { createHash, X509Certificate } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { launchBrowser, openPage, program, start } from './harness.mjs';
-
-const at = (page, id) => page.getByTestId(id);
+import { launchBrowser, listenOn, openPage, problems, program, speakOn, start } from './harness.mjs';
 
 /** A server with TLS only, and the certificate that `fanfare dev-cert` made for it. */
 async function startWithTls(t) {
@@ -47,18 +45,12 @@ for (const transport of ['websocket', 'sse']) {
     assert.equal(await page.evaluate(() => window.isSecureContext), true);
     const sockets = [];
     page.on('websocket', (socket) => sockets.push(socket.url()));
-    await at(page, 'listen-channel').fill('orders');
-    await at(page, 'listen-transport').selectOption(transport);
-    await at(page, 'listen-add').click();
-    await page.waitForSelector('[data-testid=listen-list] :text("orders")');
+    await listenOn(page, 'orders', transport);
     await page.waitForSelector('[data-testid=state][data-state=open]');
-    await at(page, 'speak-channel').fill('orders');
-    await at(page, 'speak-message').fill('only for us');
-    await at(page, 'speak-send').click();
+    await speakOn(page, 'orders', 'only for us');
     await page.locator('[data-testid=log-entry][data-channel=orders][data-text="only for us"]').waitFor();
     assert.ok(sockets.every((socket) => socket.startsWith('wss://')), sockets.join(' '));
     assert.equal(sockets.some((socket) => socket.includes('orders')), transport === 'websocket');
-    const problems = page.lines.filter((line) => /error|Content Security Policy|Mixed Content/i.test(line));
-    assert.deepEqual(problems, []);
+    assert.deepEqual(problems(page), []);
   });
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod conformance;
 mod instructions;
+mod programs;
 mod supply;
 mod test;
 mod tidy;

@@ -59,7 +59,10 @@ pub(crate) fn run() -> Result<Vec<String>> {
     };
     let packages = metadata["packages"].as_array().context("no packages")?;
     let packages: Vec<&Value> = packages.iter().filter(is_built).collect();
-    ensure!(packages.len() > 1, "cargo tree and cargo metadata do not agree");
+    ensure!(
+        packages.len() == built.len(),
+        "cargo tree and cargo metadata do not agree"
+    );
     for package in &packages {
         let text = |key: &str| package[key].as_str().unwrap_or_default();
         let (name, version) = (text("name"), text("version"));

@@ -328,6 +328,8 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A socket that takes these many bytes, one number per call, and is then full.
@@ -523,6 +525,64 @@ mod tests {
             &["O1", "O2", "O3", "O4", "O5", "O6", "O7", "O8", "O9", "Oa", "Ob"],
             "O1 gap O7 O8 O9 Oa Ob",
         );
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Bytes, and which tag.
+        Push(usize, u8),
+        /// How much the socket takes, call by call.
+        Flush(Vec<usize>),
+        KeepOnlyStarted,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            12 => (0_usize..9_000, 0_u8..6).prop_map(|(len, tag)| Step::Push(len, tag)),
+            3 => prop::collection::vec(1_usize..20_000, 0..4).prop_map(Step::Flush),
+            1 => Just(Step::KeepOnlyStarted),
+        ];
+        prop::collection::vec(step, 1..80)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_counted_is_what_waits(steps in steps()) {
+            const LIMIT: usize = 60_000;
+            let marker = Bytes::from_static(b"gap");
+            let mut outbox = Outbox::default();
+            for step in steps {
+                match step {
+                    Step::Push(len, tag) => {
+                        let frame = Bytes::from(vec![b'x'; len]);
+                        let fits = outbox.pending_bytes() + len <= LIMIT;
+                        let pushed = match tag {
+                            0 => outbox.push(frame, LIMIT).is_ok(),
+                            1 => outbox.push_tagged(frame, Tag::MUST, LIMIT, || None).is_ok(),
+                            2 => outbox.push_tagged(frame, Tag::oldest(7), LIMIT, || Some(marker.clone())).is_ok(),
+                            key => outbox.push_tagged(frame, Tag::newest(key.into()), LIMIT, || None).is_ok(),
+                        };
+                        // Only where oldest ones may go is there room for more.
+                        prop_assert!(pushed == fits || (pushed && tag == 2));
+                    }
+                    Step::Flush(counts) => {
+                        let mut socket = Takes { counts, got: vec![], calls: 0 };
+                        let before = outbox.pending_bytes();
+                        let flushed = outbox.flush(&mut socket).unwrap();
+                        prop_assert_eq!(before - outbox.pending_bytes(), socket.got.len());
+                        prop_assert_eq!(flushed == Flushed::All, outbox.is_empty());
+                    }
+                    Step::KeepOnlyStarted => outbox.keep_only_started(),
+                }
+                let rest: usize = outbox.rest.iter().map(Bytes::len).sum();
+                prop_assert_eq!(outbox.pending_bytes(), outbox.front.len() - outbox.front_written + rest);
+                prop_assert!(outbox.pending_bytes() <= LIMIT + marker.len());
+                prop_assert_eq!(outbox.is_empty(), outbox.pending_bytes() == 0);
+                if let Some(tags) = &outbox.tags {
+                    prop_assert_eq!(tags.of_rest.len(), outbox.rest.len());
+                }
+            }
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! * [`checker`]: finds every deviation from the promised order and completeness in what
 //!   subscribers heard, over all their connections;
 //! * [`proxy`]: treats connections badly, the same way for the same seed;
-//! * [`check`]: drives a server through the proxy and has the checker judge it.
+//! * [`check`]: drives a server through the proxy and has the checker judge it;
+//! * [`churn`]: sessions come and go, and nothing of them may be left behind.
 //!
 //! It shares no code with the server, since a judge that did would share its mistakes.
 
@@ -27,6 +28,7 @@
 
 pub mod check;
 pub mod checker;
+pub mod churn;
 mod drive;
 pub mod floor;
 mod outcome;

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use fanfare_loadtest::servers::Programs;
 use fanfare_loadtest::suite::Suite;
-use fanfare_loadtest::{Scenario, Target, check, floor, process, run};
+use fanfare_loadtest::{Scenario, Target, check, churn, floor, process, run};
 
 /// Puts load on a broadcast server and counts what arrives, when, in which order, at what cost.
 #[derive(Debug, Parser)]
@@ -73,6 +73,8 @@ enum Command {
     },
     /// Check a server for loss, repeats and disorder while connections break.
     Check(Box<check::Options>),
+    /// Have very many sessions come and go, and see what they leave behind in the server.
+    Churn(churn::Options),
     /// The least server that can fan out: one send per subscriber.
     Floor {
         /// Where to listen.
@@ -165,6 +167,10 @@ fn execute(command: Command) -> Result<()> {
         }
         Command::Check(options) => {
             ensure!(check::run(&options)?, "the server does not keep its promises");
+            Ok(())
+        }
+        Command::Churn(options) => {
+            ensure!(churn::run(&options)?, "something is left behind");
             Ok(())
         }
         Command::Floor { listen } => {

@@ -51,7 +51,7 @@ pub fn start(name: &str, programs: &Programs, settings: &[(String, String)], cor
     let own = std::env::current_exe()?;
     match name {
         "fanfare" => {
-            let mut command = pinned(&programs.fanfare, core);
+            let mut command = without_settings(pinned(&programs.fanfare, core));
             command
                 .env("FANFARE_LISTEN", "127.0.0.1:0")
                 .env("FANFARE_SHARDS", "1")
@@ -74,6 +74,16 @@ pub fn start(name: &str, programs: &Programs, settings: &[(String, String)], cor
         "nchan" => nchan(&programs.nginx, folder, core),
         _ => bail!("no server is called {name:?}"),
     }
+}
+
+/// A server is started with the settings that a run states, and none of the environment.
+pub(crate) fn without_settings(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FANFARE_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 fn pinned(program: &Path, core: usize) -> Command {

@@ -113,6 +113,11 @@ pub(crate) fn ping(payload: &[u8]) -> Vec<u8> {
     control(0x89, payload)
 }
 
+/// A client's goodbye.
+pub(crate) fn close(code: u16) -> Vec<u8> {
+    control(0x88, &code.to_be_bytes())
+}
+
 fn control(first: u8, payload: &[u8]) -> Vec<u8> {
     let payload = payload.get(..payload.len().min(125)).unwrap_or_default();
     let mut frame = vec![first, 0x80 | u8::try_from(payload.len()).unwrap_or(0), 0, 0, 0, 0];

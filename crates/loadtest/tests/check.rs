@@ -13,13 +13,16 @@ use clap::Parser as _;
 use fanfare_loadtest::check::{Options, Served, judge};
 use fanfare_loadtest::checker::{Fault, Report};
 
+/// So few that also on a slow machine more are missed.
+const KEPT: usize = 3;
+
 /// What the server does wrong.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Wrong {
     Nothing,
-    /// Keeps only 30 publications of a channel, and tells so.
+    /// Keeps only [`KEPT`] publications of a channel, and tells so.
     Forgets,
-    /// Keeps only 30 publications, and does not tell.
+    /// The same, and does not tell.
     ForgetsSilently,
     /// Who comes back misses one.
     LosesOne,
@@ -241,7 +244,7 @@ impl House {
         let offset: u64 = offset.parse().unwrap();
         let list = books.channels.get(&asked.channel).map_or(&[][..], |list| list);
         let seen = list.partition_point(|kept| kept.offset <= offset);
-        let oldest = list.len().saturating_sub(30);
+        let oldest = list.len().saturating_sub(KEPT);
         match self.wrong {
             Wrong::Forgets | Wrong::ForgetsSilently if seen < oldest => {
                 (list[oldest - 1].offset, self.wrong == Wrong::Forgets)
@@ -388,7 +391,7 @@ fn report(wrong: Wrong, options: &str) -> Report {
         let server = serve(wrong, starts.fetch_add(1, Ordering::Relaxed));
         Ok(Box::new(server) as Box<dyn Served>)
     };
-    judge(&options, 1, Arc::new(start)).unwrap()
+    judge(&options, 1, Arc::new(start)).unwrap().0
 }
 
 /// Runs all cases at once: each spends most of its time waiting.
@@ -408,6 +411,9 @@ fn check_all(cases: &[(Wrong, &str, &[Fault])]) -> Vec<Report> {
     reports
 }
 
+/// Everybody stays away for longer than anything is kept.
+const TOO_LONG: &str = "--faults cuts --absence-publications 10 --window-may-be-exceeded --expect-gaps";
+
 #[test]
 fn who_does_nothing_wrong_is_not_accused() {
     let reports = check_all(&[
@@ -421,15 +427,20 @@ fn who_does_nothing_wrong_is_not_accused() {
             "--faults cuts --absence 300 --window-may-be-exceeded",
             &[],
         ),
+        (Wrong::Forgets, TOO_LONG, &[]),
+        (Wrong::Nothing, "--storms 2 --absence-publications 20", &[]),
     ]);
     let summaries: Vec<_> = reports.iter().map(|report| report.summary).collect();
-    let [plain, cut, _, talk, killed, short] = summaries[..] else {
+    let [plain, cut, _, talk, killed, short, long, stormy] = summaries[..] else {
         unreachable!()
     };
     assert_eq!((plain.sent, plain.accepted, plain.cuts), (1_502, 1_502, 0));
     assert!(cut.cuts > 12 && cut.gaps == 0, "{cut:?}");
     assert!(talk.sent == 1_502 && talk.accepted > 1_000, "{talk:?}");
     assert!(killed.gaps > 0 && short.gaps > 0, "{killed:?} {short:?}");
+    // Who is cut again before it is told comes back once more.
+    assert!(long.returns > 0 && long.gaps > 0, "{long:?}");
+    assert!(stormy.cuts >= 24 && stormy.gaps == 0, "{stormy:?}");
 }
 
 #[test]
@@ -457,5 +468,10 @@ fn what_goes_wrong_in_between_is_found() {
         (Wrong::Echoes, "--talk", &[Fault::HeardItself]),
         (Wrong::HidesNewEpoch, killed, &[Fault::SilentEpoch]),
         (Wrong::Rejects, streams, &[Fault::Broken]),
+        (
+            Wrong::ForgetsSilently,
+            TOO_LONG,
+            &[Fault::Lost, Fault::SilentReturn],
+        ),
     ]);
 }

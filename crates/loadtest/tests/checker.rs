@@ -14,9 +14,11 @@ enum Step {
     Heard(Position, Option<Payload>),
     Gap(Option<Position>),
     Cut,
+    /// For longer than anything is kept.
+    Absent,
 }
 
-use Step::{Cut, Gap, Heard};
+use Step::{Absent, Cut, Gap, Heard};
 
 #[derive(Clone, Debug)]
 struct Sent {
@@ -75,6 +77,7 @@ impl Script {
                     Heard(at, payload) => history.heard(lineage, at, payload),
                     Gap(to) => history.gap(lineage, to),
                     Cut => history.cut(lineage),
+                    Absent => history.absent(lineage),
                 }
             }
             history.end(lineage, line.end);
@@ -415,6 +418,45 @@ fn flags_cover_what_they_cover_and_no_more() {
         },
         &[Fault::DidNotCatchUp],
     );
+}
+
+#[test]
+fn who_was_away_too_long_is_told_first() {
+    use FlagsAllowed::Always;
+    let away = |steps: &[Step]| {
+        let mut script = plain();
+        script.lines[0].steps.splice(4..4, steps.iter().copied());
+        script
+    };
+    let told = Gap(Some(at(7, 8)));
+    for (what, steps) in [
+        ("told", &[Absent, told][..]),
+        ("told without a place", &[Cut, Absent, Gap(None)]),
+        ("away twice, told once", &[Absent, Cut, Absent, told]),
+        ("told twice", &[Absent, told, told]),
+    ] {
+        check(what, away(steps), Always, |_| {}, &[]);
+    }
+    for (what, steps) in [
+        ("not told", &[Absent][..]),
+        ("told before it left", &[told, Absent]),
+        ("told the first time only", &[Absent, told, Absent]),
+    ] {
+        let change = |s: &mut Script| *s = away(steps);
+        check(what, plain(), Always, change, &[Fault::SilentReturn]);
+    }
+    check(
+        "told too late",
+        plain(),
+        Always,
+        |s| {
+            s.lines[0].steps.insert(4, Absent);
+            s.lines[0].steps.insert(6, Gap(Some(at(7, 9))));
+        },
+        &[Fault::SilentReturn],
+    );
+    let report = away(&[Absent, Absent, told]).history().judge(Always);
+    assert_eq!(report.summary.returns, 2);
 }
 
 #[test]

@@ -75,7 +75,7 @@
   function listen(name, transport) {
     const row = rows.get(name) ?? addRow(name);
     if (!row) return;
-    if (transport !== "websocket" && !(row.wanted && row.transport !== "websocket")) {
+    if (transport !== "websocket") {
       const streams = [...rows.values()].filter(other => other !== row && other.wanted && other.transport !== "websocket");
       if (streams.length >= STREAMS_MAX) {
         if (!row.fanfare) removeRow(row);

@@ -13,7 +13,7 @@ mod token;
 
 use back_end::BackEnd;
 use serde_json::json;
-use support::{Peer, Said, Server, command, frame};
+use support::{Peer, Said, Server, bearer, command, frame};
 use token::{claims, now, signed};
 
 const KEY: &str = "canary-key-of-more-than-thirty-two-bytes";
@@ -119,7 +119,7 @@ async fn nothing_that_was_shown_is_put_out_again() {
     let mut answers = String::new();
     for token in &shown {
         let places = [
-            (String::new(), format!("Authorization: Bearer {token}\r\n")),
+            (String::new(), bearer(token)),
             (format!("?token={token}"), String::new()),
             (format!("?a=%zz&token={token}"), String::new()),
             (format!("?token={token}&token={token}"), String::new()),

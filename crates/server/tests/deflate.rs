@@ -6,17 +6,10 @@
 mod support;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
-use support::{KEY, Peer, Said, Server, frame, text};
+use support::{KEY, Peer, Said, Server, bearer, frame, handshake, text};
 
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-
-fn handshake(path: &str, fields: &str) -> String {
-    format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
-    )
-}
 
 /// The extensions that an answered handshake names.
 fn agreed(head: &str) -> Option<String> {
@@ -320,7 +313,7 @@ async fn it_can_be_turned_off_and_tuned() {
 #[tokio::test]
 async fn private_channels_are_never_compressed() {
     let server = Server::start(&[("FANFARE_KEY", KEY)]);
-    let key = format!("Authorization: Bearer {KEY}\r\n");
+    let key = bearer(KEY);
     for lane in LANES {
         for path in ["/ch/private/7", "/ch?name=a&name=private/7"] {
             let fields = format!("{OFFER}{key}");

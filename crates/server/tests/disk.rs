@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use support::{Peer, Said, Server, frame};
+use support::{Peer, Said, Server, frame, id_of};
 use tokio::io::AsyncWriteExt;
 
 fn start(folder: &Path, settings: &[(&str, &str)]) -> Server {
@@ -70,7 +70,7 @@ async fn publish_all(mut peer: Peer, name: String, said: Rc<RefCell<Knowledge>>)
             return;
         };
         assert_eq!(status, 200, "{answer}");
-        let id = answer.split('"').nth(3).unwrap().to_owned();
+        let id = id_of(&answer);
         assert!(number(&id) > last, "{id} after {last}");
         last = number(&id);
         said.borrow_mut().accepted.push((message, id));
@@ -169,13 +169,6 @@ impl Listener {
     }
 }
 
-/// Where the order stands.
-async fn next(server: &Server) -> String {
-    let (_, _, body) = server.request("GET", "/ch/a", "", b"").await;
-    let document: serde_json::Value = serde_json::from_str(&body).unwrap();
-    document["next"].as_str().unwrap().to_owned()
-}
-
 #[tokio::test]
 async fn twenty_kills_lose_nothing_and_double_nothing() {
     const ROUNDS: usize = 20;
@@ -191,7 +184,7 @@ async fn twenty_kills_lose_nothing_and_double_nothing() {
     for round in 0..ROUNDS {
         let server = start(folder.path(), &settings);
         if round == 0 {
-            let last = next(&server).await;
+            let last = server.next("/ch/a").await;
             let ways = [Way::WebSocket, Way::Stream, Way::Poll];
             listeners.extend(ways.map(|way| Listener {
                 way,
@@ -283,7 +276,7 @@ async fn a_stop_and_a_start_are_no_gap_for_anybody() {
     let Said::Text(text) = quiet.hear().await else {
         panic!()
     };
-    let id = text.split('"').nth(3).unwrap().to_owned();
+    let id = id_of(&text);
     server
         .post(
             "/ch/b?session=00000000000000000000000000000001&event=paid",
@@ -357,8 +350,10 @@ async fn what_cannot_be_stored_is_refused_and_comes_back_by_itself() {
     let ready = async { while server.request("GET", "/ready", "", b"").await.0 != 200 {} };
     tokio::time::timeout(support::PATIENCE, ready).await.unwrap();
     let (status, second) = server.post("/ch/a", b"2").await;
-    let id = |answer: &str| answer.split('"').nth(3).unwrap().to_owned();
-    assert_eq!((status, number(&id(&second))), (200, number(&id(&first)) + 1));
+    assert_eq!(
+        (status, number(&id_of(&second))),
+        (200, number(&id_of(&first)) + 1)
+    );
     assert!(matches!(listener.hear().await, Said::Text(text) if text.contains("\"data\":\"2\"")));
     drop(server);
     let server = start(folder.path(), &[]);
@@ -367,7 +362,7 @@ async fn what_cannot_be_stored_is_refused_and_comes_back_by_itself() {
         kept.contains("\"1\"") && kept.contains("\"2\"") && !kept.contains("refused"),
         "{kept}"
     );
-    let since = format!("/ch/a?since={}&wait=0", id(&first));
+    let since = format!("/ch/a?since={}&wait=0", id_of(&first));
     assert!(!server.request("GET", &since, "", b"").await.2.contains("gap"));
 }
 
@@ -400,8 +395,7 @@ async fn a_folder_that_cannot_be_used_is_a_sentence() {
     let text = fails(&[("FANFARE_DATA_DIR", file.to_str().unwrap())]);
     assert!(text.contains("data_dir: cannot make the folder"), "{text}");
     // A limit that leaves no room for a single file.
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "ulimit -f 1 && exec \"$0\"", env!("CARGO_BIN_EXE_fanfare")]);
+    let mut shell = support::limited("-f 1");
     let other = folder.path().join("other");
     let output = shell
         .env("FANFARE_LISTEN", "127.0.0.1:0")

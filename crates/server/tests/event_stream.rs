@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::Server;
+use support::{Server, id_of};
 
 /// Body and query of a POST, and the block that a listener then reads, its id left out.
 #[tokio::test]
@@ -43,7 +43,7 @@ async fn publications_become_events() {
     for (query, body, expected, meta_end) in cases {
         let (status, answer) = server.post(&format!("/ch/a{query}"), body).await;
         assert_eq!(status, 200, "{answer}");
-        let id = answer.split('"').nth(3).unwrap().to_owned();
+        let id = id_of(&answer);
         assert!(raw.event().await == format!("id: {id}\n{expected}"));
         let block = meta.event().await;
         assert!(

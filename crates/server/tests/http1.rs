@@ -10,7 +10,7 @@ mod support;
 #[path = "support/telling.rs"]
 mod telling;
 
-use support::{Said, frame};
+use support::{Said, frame, handshake};
 use telling::{BEFORE, Before, Judge, Telling};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -569,9 +569,7 @@ async fn smuggling() {
 #[tokio::test]
 async fn a_handshake_ends_the_http() {
     let mut judge = Judge::new().await;
-    let handshake = "GET /ch/a HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
-        Connection: upgrade\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let handshake = handshake("/ch/a", "");
     let input = [handshake.as_bytes(), &frame(0x89, b"hello")].concat();
     for before in BEFORE {
         let mut tellings = Vec::new();

@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::{Said, Server, frame, text};
+use support::{Said, Server, frame, handshake, text};
 
 #[tokio::test]
 async fn a_stalled_reader_is_closed_with_4408_and_nobody_else_notices() {
@@ -208,11 +208,7 @@ async fn the_process_survives_hostile_bytes_with_no_thread_lost() {
         while peer.more().await {}
     }
     // Handshakes cut at every byte, and frames of noise.
-    let handshake = format!(
-        "GET / HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        server.address
-    );
+    let handshake = handshake("/", "");
     for cut in (0..handshake.len()).step_by(7) {
         let mut peer = server.connect().await;
         peer.send(&handshake.as_bytes()[..cut]).await;

@@ -7,12 +7,8 @@ mod support;
 mod token;
 
 use serde_json::{Value, json};
-use support::{KEY, PATIENCE, Said, Server, text};
+use support::{KEY, PATIENCE, Said, Server, bearer, text};
 use token::token;
-
-fn with_key() -> String {
-    format!("Authorization: Bearer {KEY}\r\n")
-}
 
 fn start(settings: &[(&str, &str)]) -> Server {
     Server::start(&[&[("FANFARE_KEY", KEY)], settings].concat())
@@ -20,7 +16,7 @@ fn start(settings: &[(&str, &str)]) -> Server {
 
 /// Status and answer of a request by the back end.
 async fn ask(server: &Server, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let (status, _, answer) = server.request(method, path, &with_key(), body.as_bytes()).await;
+    let (status, _, answer) = server.request(method, path, &bearer(KEY), body.as_bytes()).await;
     (status, serde_json::from_str(&answer).unwrap_or(Value::Null))
 }
 
@@ -64,7 +60,7 @@ async fn a_message_to_a_person_reaches_all_her_connections_whatever_they_listen_
     assert!(stream.event().await.ends_with("event: paid\ndata: order 7\n\n"));
     // In a batch too; and the others hear nothing of it.
     let batch = "{\"user\":\"ben\",\"data\":\"for ben\"}\n{\"channel\":\"orders\",\"data\":\"for all\"}";
-    let fields = format!("{}Content-Type: application/x-ndjson\r\n", with_key());
+    let fields = format!("{}Content-Type: application/x-ndjson\r\n", bearer(KEY));
     assert_eq!(
         server.request("POST", "/ch", &fields, batch.as_bytes()).await.0,
         200
@@ -287,10 +283,9 @@ async fn people_are_for_the_back_end() {
         ("FANFARE_CHANNELS_PRESENCE", "lobby"),
         ("FANFARE_CHANNELS_PRIVATE", "secret/*"),
     ]);
-    let bearer = |claims: Value| format!("Authorization: Bearer {}\r\n", token(claims));
-    let anna = bearer(json!({"sub": "anna"}));
-    let all = bearer(json!({"sub": "ben", "listen": ["*"], "speak": ["*"]}));
-    let key = with_key();
+    let anna = bearer(&token(json!({"sub": "anna"})));
+    let all = bearer(&token(json!({"sub": "ben", "listen": ["*"], "speak": ["*"]})));
+    let key = bearer(KEY);
     for (method, path, fields, expected) in [
         ("GET", "/user/anna", "", 403),
         ("GET", "/user/anna", &*anna, 403),

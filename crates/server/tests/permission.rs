@@ -17,7 +17,7 @@ mod token;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use support::{KEY, Peer, Said, Server, frame};
+use support::{KEY, Peer, Said, Server, bearer, frame, handshake};
 use token::{claims, now, signed, token};
 
 const OLD_KEY: &str = "the key that this server had before";
@@ -28,30 +28,71 @@ enum Way {
     WebSocket,
     /// On a connection that has served a request before.
     WebSocketLater,
+    /// With what is kept.
+    WebSocketKept,
     EventStream,
     EventStreamLater,
+    EventStreamKept,
     Document,
     /// The document with what is kept.
     Kept,
     /// The document of who comes back.
     Poll,
+    /// The document with who listens.
+    Users,
     Post,
     Batch,
     Frame,
+    /// `/user/{id}`: speak to a person, look whether she is there, send her away.
+    PersonPost,
+    PersonLook,
+    PersonAway,
+    /// `/ch/{name}/user/{id}`: have a person's connections join or leave a channel.
+    Join,
+    Leave,
+    /// Empties a channel and sends its listeners away.
+    Delete,
 }
 
-const WAYS: [Way; 10] = [
+const WAYS: [Way; 19] = [
     Way::WebSocket,
     Way::WebSocketLater,
+    Way::WebSocketKept,
     Way::EventStream,
     Way::EventStreamLater,
+    Way::EventStreamKept,
     Way::Document,
     Way::Kept,
     Way::Poll,
+    Way::Users,
     Way::Post,
     Way::Batch,
     Way::Frame,
+    Way::PersonPost,
+    Way::PersonLook,
+    Way::PersonAway,
+    Way::Join,
+    Way::Leave,
+    Way::Delete,
 ];
+
+impl Way {
+    /// "(the back end)": whose it is does not depend on the channel.
+    fn is_back_ends(self) -> bool {
+        matches!(
+            self,
+            Self::PersonPost | Self::PersonLook | Self::PersonAway | Self::Join | Self::Leave | Self::Delete
+        )
+    }
+
+    fn listens(self) -> bool {
+        !self.is_back_ends() && !matches!(self, Self::Post | Self::Batch)
+    }
+
+    fn speaks(self) -> bool {
+        matches!(self, Self::Post | Self::Batch | Self::Frame | Self::PersonPost)
+    }
+}
 
 /// Who somebody is, as far as the credential says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -141,12 +182,30 @@ const CHANNELS: [&str; 7] = [
     "*",
 ];
 
+/// Those of them that the ways of the back end are tried with.
+const BACK_ENDS: [&str; 3] = ["orders", "private/7", "user/43"];
+
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     way: Way,
     shown: Shown,
     place: Place,
     channel: &'static str,
+}
+
+impl Cell {
+    /// The person that a way of people is about.
+    fn person(&self) -> &'static str {
+        self.channel.strip_prefix("user/").unwrap_or("42")
+    }
+
+    /// Where a message is heard.
+    fn heard_on(&self) -> String {
+        match self.way {
+            Way::PersonPost => format!("user/{}", self.person()),
+            _ => self.channel.to_owned(),
+        }
+    }
 }
 
 /// The credential as text.
@@ -199,6 +258,11 @@ fn is_open_to_talk(channel: &str) -> bool {
     matches!(channel, "main" | "private/open")
 }
 
+/// Where clients may see who listens.
+fn shows_who_listens(channel: &str) -> bool {
+    matches!(channel, "orders" | "private/7")
+}
+
 /// Who somebody is taken for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Who {
@@ -214,11 +278,11 @@ fn who(with_key: bool, cell: &Cell) -> Who {
         // "A server without any key does not look at tokens"; "everyone's POST".
         return Who::Server;
     }
-    let is_post = matches!(cell.way, Way::Post | Way::Batch);
     let counts = match cell.place {
         Place::Field | Place::Query => true,
-        // "only if the request says which page sent it", and "for a POST unless tokens.cookie_post".
-        Place::Cookie(Page::Own | Page::SameOrigin) => !is_post,
+        // "only if the request says which page sent it", and "for what is no listening unless
+        // tokens.cookie_post".
+        Place::Cookie(Page::Own | Page::SameOrigin) => cell.way.listens(),
         Place::Cookie(Page::Foreign | Page::Unsaid | Page::CrossSite) => false,
     };
     if !counts {
@@ -272,6 +336,13 @@ fn expected(with_key: bool, cell: &Cell) -> (u16, Option<&'static str>) {
     };
     match way {
         Way::Post | Way::Batch => speaks(who),
+        _ if way.is_back_ends() => match who {
+            Who::Server => (200, None),
+            Who::Refused => (401, None),
+            Who::Anonymous | Who::Client(..) => (403, None),
+        },
+        // "for the back end, or where channels.presence says so", to who may listen.
+        Way::Users if listens == 200 && who != Who::Server && !shows_who_listens(channel) => (403, None),
         Way::Frame if listens != 200 => (listens, None),
         // "whoever speaks over a WebSocket" is a client.
         Way::Frame if who == Who::Server => speaks(Who::Anonymous),
@@ -288,7 +359,7 @@ fn request(server: &Server, cell: &Cell) -> (String, String) {
     let mut fields = String::new();
     match (cell.place, credential(cell)) {
         (_, None) => {}
-        (Place::Field, Some(text)) => fields = format!("Authorization: Bearer {text}\r\n"),
+        (Place::Field, Some(text)) => fields = bearer(&text),
         (Place::Query, Some(text)) => query.push(format!("token={}", text.replace(' ', "+"))),
         (Place::Cookie(_), Some(text)) => fields = format!("Cookie: a=b; fanfare_token={text}\r\n"),
     }
@@ -301,14 +372,20 @@ fn request(server: &Server, cell: &Cell) -> (String, String) {
         Place::Cookie(Page::Unsaid) | Place::Field | Place::Query => "",
     });
     match cell.way {
-        Way::Kept => query.push("last=5".to_owned()),
+        Way::Kept | Way::WebSocketKept | Way::EventStreamKept => query.push("last=5".to_owned()),
+        Way::Users => query.push("users=1".to_owned()),
         // No id of this server, so it is answered at once.
         Way::Poll => query.push("since=x".to_owned()),
         _ => {}
     }
+    let (channel, person) = (cell.channel, cell.person());
     let path = match cell.way {
         Way::Batch => "/ch".to_owned(),
-        _ => format!("/ch/{}", cell.channel),
+        Way::PersonPost | Way::PersonLook | Way::PersonAway => format!("/user/{person}"),
+        Way::Join | Way::Leave => format!("/ch/{}/user/{person}", channel.replace('/', "%2F")),
+        // Nobody listens there, or he would be sent away.
+        Way::Delete => format!("/ch/{channel}/deleted"),
+        _ => format!("/ch/{channel}"),
     };
     (format!("{path}?{}", query.join("&")), fields)
 }
@@ -327,12 +404,9 @@ async fn connect(server: &Server, way: Way) -> Peer {
 async fn open(server: &Server, cell: &Cell) -> Result<Peer, u16> {
     let mut peer = connect(server, cell.way).await;
     let (path, fields) = request(server, cell);
-    peer.send_head(&format!(
-        "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n",
-        server.address
-    ))
-    .await;
+    // The server's own name, since `Origin` may be compared with it.
+    let host = format!("Host: {}\r\n", server.address);
+    peer.send_head(&handshake(&path, &(host + &fields))).await;
     let head = peer.head().await;
     if !head.starts_with("HTTP/1.1 101") {
         return Err(status(&head));
@@ -356,8 +430,10 @@ fn status(head: &str) -> u16 {
 async fn ask(server: &Server, cell: &Cell, number: usize) -> u16 {
     let (path, fields) = request(server, cell);
     match cell.way {
-        Way::WebSocket | Way::WebSocketLater => open(server, cell).await.err().unwrap_or(200),
-        Way::EventStream | Way::EventStreamLater => {
+        Way::WebSocket | Way::WebSocketLater | Way::WebSocketKept => {
+            open(server, cell).await.err().unwrap_or(200)
+        }
+        Way::EventStream | Way::EventStreamLater | Way::EventStreamKept => {
             let mut peer = connect(server, cell.way).await;
             let accept = format!("Accept: text/event-stream\r\n{fields}");
             let host = &server.address;
@@ -368,8 +444,12 @@ async fn ask(server: &Server, cell: &Cell, number: usize) -> u16 {
             assert_eq!(is_stream, status(&head) == 200, "{head}");
             status(&head)
         }
-        Way::Document | Way::Kept | Way::Poll => server.request("GET", &path, &fields, b"").await.0,
-        Way::Post => {
+        Way::Document | Way::Kept | Way::Poll | Way::Users | Way::PersonLook => {
+            server.request("GET", &path, &fields, b"").await.0
+        }
+        Way::Join => server.request("PUT", &path, &fields, b"").await.0,
+        Way::PersonAway | Way::Leave | Way::Delete => server.request("DELETE", &path, &fields, b"").await.0,
+        Way::Post | Way::PersonPost => {
             let message = number.to_string();
             server.request("POST", &path, &fields, message.as_bytes()).await.0
         }
@@ -395,6 +475,7 @@ async fn ask(server: &Server, cell: &Cell, number: usize) -> u16 {
 fn start(with_key: bool) -> Server {
     let mut settings = vec![
         ("FANFARE_CHANNELS_TALK", "main,private/open"),
+        ("FANFARE_CHANNELS_PRESENCE", "orders,private/7"),
         // Some thousand refusals are no news.
         ("FANFARE_LOG_LEVEL", "warn"),
     ];
@@ -408,7 +489,12 @@ fn cells() -> impl Iterator<Item = Cell> {
     WAYS.into_iter().flat_map(|way| {
         SHOWN.into_iter().flat_map(move |shown| {
             PLACES.into_iter().flat_map(move |place| {
-                CHANNELS.into_iter().map(move |channel| Cell {
+                let channels = if way.is_back_ends() {
+                    &BACK_ENDS[..]
+                } else {
+                    &CHANNELS
+                };
+                channels.iter().map(move |&channel| Cell {
                     way,
                     shown,
                     place,
@@ -426,11 +512,7 @@ async fn witness(server: &Server, with_key: bool) -> Peer {
         .filter(|name| **name != "*")
         .map(|name| format!("name={name}"))
         .collect();
-    let key = if with_key {
-        format!("Authorization: Bearer {KEY}\r\n")
-    } else {
-        String::new()
-    };
+    let key = if with_key { bearer(KEY) } else { String::new() };
     server
         .websocket_with(&format!("/ch?{}", names.join("&")), &key)
         .await
@@ -448,8 +530,8 @@ async fn check_all(with_key: bool) {
         if got != status {
             wrong.push(format!("{cell:?}: {got} instead of {status}"));
         }
-        if matches!(cell.way, Way::Post | Way::Batch | Way::Frame) && status == 200 {
-            said.insert(number, (cell.channel, speaker));
+        if cell.way.speaks() && status == 200 {
+            said.insert(number, (cell.heard_on(), speaker));
         }
         *outcomes.entry(got).or_default() += 1;
         count += 1;
@@ -469,7 +551,7 @@ async fn check_all(with_key: bool) {
         "{outcomes:?}"
     );
 
-    let key = format!("Authorization: Bearer {KEY}\r\n");
+    let key = bearer(KEY);
     server.request("POST", "/ch/main", &key, b"end").await;
     let mut heard = BTreeMap::new();
     loop {
@@ -489,7 +571,7 @@ async fn check_all(with_key: bool) {
     }
     let said: BTreeMap<_, _> = said
         .into_iter()
-        .map(|(number, (channel, speaker))| (number, (channel.to_owned(), speaker.map(str::to_owned))))
+        .map(|(number, (channel, speaker))| (number, (channel, speaker.map(str::to_owned))))
         .collect();
     assert_eq!(heard, said);
 }
@@ -501,9 +583,9 @@ async fn an_idempotency_key_is_its_senders_own() {
     let mut listener = server.websocket("/").await;
     let who = [
         String::new(),
-        format!("Authorization: Bearer {}\r\n", token(json!({"sub": "42"}))),
-        format!("Authorization: Bearer {}\r\n", token(json!({"sub": "43"}))),
-        format!("Authorization: Bearer {KEY}\r\n"),
+        bearer(&token(json!({"sub": "42"}))),
+        bearer(&token(json!({"sub": "43"}))),
+        bearer(KEY),
     ];
     for (number, credential) in who.iter().enumerate() {
         let fields = format!("{credential}Idempotency-Key: order-7\r\n");
@@ -516,9 +598,9 @@ async fn an_idempotency_key_is_its_senders_own() {
         assert_eq!(listener.hear().await, Said::Text(message), "{credential:?}");
     }
     // Two tokens of one user are one sender, and so are both keys of the server.
-    let old = format!("Authorization: Bearer {OLD_KEY}\r\nIdempotency-Key: order-7\r\n");
+    let old = bearer(OLD_KEY) + "Idempotency-Key: order-7\r\n";
     server.request("POST", "/ch/main", &old, b"again").await;
-    let last = format!("Authorization: Bearer {KEY}\r\n");
+    let last = bearer(KEY);
     server.request("POST", "/ch/main", &last, b"last").await;
     assert_eq!(listener.hear().await, Said::Text("last".to_owned()));
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{KEY, Said, Server, text};
+use support::{KEY, Said, Server, bearer, text};
 
 /// One request: method, path, fields, body; status and a part of the answer.
 async fn check(
@@ -96,7 +96,7 @@ async fn answers_and_refusals() {
 #[tokio::test]
 async fn with_a_key_only_the_server_speaks_everywhere() {
     let server = Server::start(&[("FANFARE_KEY", KEY)]);
-    let with_key = format!("Authorization: Bearer {KEY}\r\n");
+    let with_key = bearer(KEY);
     check(&server, "POST", "/ch/orders", &with_key, b"x", 200, "\"id\":").await;
     check(&server, "POST", "/ch/*", &with_key, b"x", 200, "\"id\":").await;
     check(&server, "POST", "/ch/orders", "", b"x", 403, "not open to talk").await;
@@ -107,7 +107,7 @@ async fn with_a_key_only_the_server_speaks_everywhere() {
         &server,
         "POST",
         "/ch/orders",
-        "Authorization: Bearer nonsense\r\n",
+        &bearer("nonsense"),
         b"x",
         401,
         "unauthorized",

@@ -6,13 +6,6 @@ mod support;
 
 use support::{Said, Server};
 
-/// Publishes and returns the id.
-async fn publish(server: &Server, path: &str, message: &str) -> String {
-    let (status, answer) = server.post(path, message.as_bytes()).await;
-    assert_eq!(status, 200, "{answer}");
-    answer.split('"').nth(3).unwrap().to_owned()
-}
-
 /// How a listener listens: the same questions are put to each.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
@@ -91,8 +84,7 @@ async fn hears(server: &Server, way: Way, path: &str, query: &str, until: &str) 
 
 /// How many listen to a channel, and where the order stands.
 async fn look(server: &Server, channel: &str) -> (u64, String) {
-    let (_, _, body) = server.request("GET", &format!("/ch/{channel}"), "", b"").await;
-    let document: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let document = server.document(&format!("/ch/{channel}")).await;
     let next = document["next"].as_str().unwrap().to_owned();
     (document["listeners"].as_u64().unwrap(), next)
 }
@@ -112,7 +104,7 @@ async fn hears_live(server: &Server, way: Way, channel: &str, query: &str, live:
     wait_for_listeners(server, channel, 0).await;
     let (heard, _) = tokio::join!(hears(server, way, &path, query, live), async {
         wait_for_listeners(server, channel, 1).await;
-        publish(server, &path, live).await
+        server.publish(&path, live).await
     });
     heard
 }
@@ -122,8 +114,8 @@ async fn who_comes_back_gets_what_it_missed_and_then_what_comes() {
     let server = Server::start(&[]);
     let mut ids = Vec::new();
     for message in ["1", "2", "3"] {
-        ids.push(publish(&server, "/ch/a", message).await);
-        publish(&server, "/ch/elsewhere", "x").await;
+        ids.push(server.publish("/ch/a", message).await);
+        server.publish("/ch/elsewhere", "x").await;
     }
     for way in WAYS {
         let cases = [
@@ -151,10 +143,10 @@ async fn who_comes_back_gets_what_it_missed_and_then_what_comes() {
 #[tokio::test]
 async fn what_is_no_longer_kept_is_a_gap_for_each_way_to_listen() {
     let server = Server::start(&[("FANFARE_HISTORY_PUBLICATIONS", "2")]);
-    let first = publish(&server, "/ch/a", "1").await;
+    let first = server.publish("/ch/a", "1").await;
     let mut second = String::new();
     for message in ["2", "3", "4"] {
-        let id = publish(&server, "/ch/a", message).await;
+        let id = server.publish("/ch/a", message).await;
         if message == "2" {
             second = id;
         }
@@ -189,7 +181,7 @@ async fn what_is_no_longer_kept_is_a_gap_for_each_way_to_listen() {
 async fn a_gap_says_from_where_to_go_on() {
     let server = Server::start(&[("FANFARE_HISTORY_PUBLICATIONS", "1")]);
     for message in ["1", "2", "3"] {
-        publish(&server, "/ch/a", message).await;
+        server.publish("/ch/a", message).await;
     }
     let (_, now) = look(&server, "a").await;
     let mut websocket = server.websocket("/ch/a?meta=1&since=0-0").await;
@@ -206,7 +198,7 @@ async fn a_gap_says_from_where_to_go_on() {
     // A browser comes back to the same URL: what it says it has seen counts more than that.
     let field = format!("Last-Event-ID: {now}\r\n");
     let mut both = server.stream("/ch/a?since=0-0", &field).await;
-    publish(&server, "/ch/a", "4").await;
+    server.publish("/ch/a", "4").await;
     assert!(both.event().await.ends_with("data: 4\n\n"));
 }
 
@@ -215,18 +207,12 @@ async fn a_gap_says_from_where_to_go_on() {
 #[tokio::test]
 async fn a_quiet_stream_says_where_it_stands() {
     let server = Server::start(&[("FANFARE_SESSIONS_PING_INTERVAL", "1s")]);
-    publish(&server, "/ch/a", "1").await;
+    server.publish("/ch/a", "1").await;
     let mut stream = server.stream("/ch/a", "").await;
     let (_, now) = look(&server, "a").await;
-    loop {
-        let block = stream.block().await;
-        if block.contains("id: ") {
-            assert_eq!(block, format!("id: {now}\n\n"));
-            break;
-        }
-    }
-    let elsewhere = publish(&server, "/ch/elsewhere", "x").await;
-    while stream.block().await != format!("id: {elsewhere}\n\n") {}
+    assert_eq!(stream.block_with("id: ").await, format!("id: {now}\n\n"));
+    let elsewhere = server.publish("/ch/elsewhere", "x").await;
+    stream.block_with(&format!("id: {elsewhere}\n\n")).await;
     let mut open = server.websocket("/ch/a?meta=1&open=1").await;
     let told = open.hear().await;
     assert_eq!(
@@ -247,7 +233,7 @@ async fn announcements_and_several_channels_come_in_one_order() {
         ("/ch/c", "x"),
         ("/ch/b", "5"),
     ] {
-        publish(&server, path, message).await;
+        server.publish(path, message).await;
     }
     for way in [Way::WebSocketMeta, Way::StreamMeta, Way::Poll] {
         let query = format!("name=b&name=a&since={start}");
@@ -271,8 +257,8 @@ async fn who_spoke_does_not_hear_it_when_it_comes_back_either() {
     two.say("of two").await;
     assert!(matches!(one.hear().await, Said::Text(text) if text.contains("of two")));
     // By POST too, where whoever posts listens elsewhere.
-    publish(&server, &format!("/ch/main?{ONE}"), "posted by one").await;
-    publish(&server, "/ch/main", "end").await;
+    server.publish(&format!("/ch/main?{ONE}"), "posted by one").await;
+    server.publish("/ch/main", "end").await;
     for way in WAYS {
         let listen = |who: &str| format!("since={start}&{who}");
         let heard = hears(&server, way, "/ch/main", &listen(ONE), "end").await;
@@ -291,8 +277,8 @@ async fn who_spoke_does_not_hear_it_when_it_comes_back_either() {
     }
     // Who wants its echo hears it live too.
     let mut echo = server.websocket(&format!("/?echo=1&{ONE}")).await;
-    publish(&server, &format!("/ch/talk%2Fx?{ONE}"), "elsewhere").await;
-    publish(&server, &format!("/ch/main?{ONE}"), "echo").await;
+    server.publish(&format!("/ch/talk%2Fx?{ONE}"), "elsewhere").await;
+    server.publish(&format!("/ch/main?{ONE}"), "echo").await;
     assert_eq!(echo.hear().await, support::text("echo"));
 }
 
@@ -313,7 +299,7 @@ async fn what_is_kept_is_bounded_by_number_bytes_and_rules() {
     };
     for channel in ["a", "none/a", "small/a"] {
         for _ in 0..5 {
-            publish(&server, &format!("/ch/{channel}"), &"x".repeat(600)).await;
+            server.publish(&format!("/ch/{channel}"), &"x".repeat(600)).await;
         }
     }
     // 2,000 bytes hold two of 600 + 384.
@@ -324,7 +310,7 @@ async fn what_is_kept_is_bounded_by_number_bytes_and_rules() {
     assert_eq!(server.metric("fanfare_history_publications").await, 5);
     assert_eq!(server.metric("fanfare_history_bytes").await, 5 * 984);
     // 20,000 bytes in all: the oldest go, whatever their channel.
-    publish(&server, "/ch/b", &"x".repeat(18_000)).await;
+    server.publish("/ch/b", &"x".repeat(18_000)).await;
     assert_eq!(
         (kept("a").await, kept("small/a").await, kept("b").await),
         (0, 1, 1)
@@ -338,7 +324,7 @@ async fn more_than_an_outbox_holds_is_a_gap() {
     let (_, start) = look(&server, "a").await;
     let messages: Vec<String> = (0..4).map(|n| format!("{n}{}", "x".repeat(10_000))).collect();
     for message in &messages {
-        publish(&server, "/ch/a", message).await;
+        server.publish("/ch/a", message).await;
     }
     let heard = hears(
         &server,
@@ -356,10 +342,10 @@ async fn more_than_an_outbox_holds_is_a_gap() {
 #[tokio::test]
 async fn another_life_of_the_server_is_a_gap() {
     let server = Server::start(&[]);
-    let id = publish(&server, "/ch/a", "1").await;
+    let id = server.publish("/ch/a", "1").await;
     drop(server);
     let server = Server::start(&[]);
-    publish(&server, "/ch/a", "2").await;
+    server.publish("/ch/a", "2").await;
     let heard = hears(&server, Way::StreamRaw, "/ch/a", &format!("since={id}"), "gap").await;
     assert_eq!(heard, ["gap"]);
 }
@@ -392,8 +378,10 @@ async fn a_long_poll_waits_for_news_and_not_for_ever() {
     let since = format!("since={start}&session=00000000000000000000000000000001");
     let (answer, id) = tokio::join!(ask(&since), async {
         wait_for_listeners(&server, "a", 1).await;
-        publish(&server, "/ch/a?session=00000000000000000000000000000001", "mine").await;
-        publish(&server, "/ch/a", "yours").await
+        server
+            .publish("/ch/a?session=00000000000000000000000000000001", "mine")
+            .await;
+        server.publish("/ch/a", "yours").await
     });
     let document: serde_json::Value = serde_json::from_str(&answer.1).unwrap();
     assert_eq!(document["next"], id.as_str());

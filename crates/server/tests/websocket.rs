@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{KEY, Said, Server, frame, text};
+use support::{KEY, Said, Server, bearer, frame, handshake, text};
 
 #[tokio::test]
 async fn everyone_hears_everyone_else_but_not_himself() {
@@ -145,24 +145,10 @@ async fn refusals_can_be_read_by_a_browser() {
     check_refused(&server, "/ch?name=a&name=b&name=c", "", 4400, "at most 2").await;
     check_refused(&server, "/ch/a?meta=maybe", "", 4400, "meta").await;
     check_refused(&server, "/ch/private/7", "", 4401, "private").await;
-    check_refused(
-        &server,
-        "/ch/private/7",
-        "Authorization: Bearer wrong\r\n",
-        4401,
-        "key",
-    )
-    .await;
-    let mut insider = server
-        .websocket_with("/ch/private/7", &format!("Authorization: Bearer {KEY}\r\n"))
-        .await;
+    check_refused(&server, "/ch/private/7", &bearer("wrong"), 4401, "key").await;
+    let mut insider = server.websocket_with("/ch/private/7", &bearer(KEY)).await;
     let (status, _, _) = server
-        .request(
-            "POST",
-            "/ch/private/7",
-            &format!("Authorization: Bearer {KEY}\r\n"),
-            b"secret",
-        )
+        .request("POST", "/ch/private/7", &bearer(KEY), b"secret")
         .await;
     assert_eq!((status, insider.hear().await), (200, text("secret")));
     // Listening is allowed and speaking is not.
@@ -223,10 +209,10 @@ async fn origins_and_hosts_are_refused_in_the_handshake() {
         ("Host: rebound.example\r\n", 421),
     ];
     for (fields, expected) in cases {
-        let handshake = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-        let (status, _, _) = server
-            .request("GET", "/", &format!("{fields}{handshake}"), b"")
-            .await;
+        let mut peer = server.connect().await;
+        peer.send_head(&handshake("/", fields)).await;
+        let head = peer.head().await;
+        let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
         assert_eq!(status, expected, "{fields}");
     }
 }
@@ -251,8 +237,7 @@ async fn a_websocket_may_follow_a_request_on_the_same_connection() {
     let server = Server::start(&[]);
     let mut peer = server.connect().await;
     assert_eq!(peer.request("GET", "/health", "", b"").await.0, 200);
-    let head = "GET /ch/main HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let head = handshake("/ch/main", "");
     // With a first frame right behind the request, as an eager client may send it.
     peer.send(&[head.as_bytes(), &frame(0x89, b"early")].concat())
         .await;

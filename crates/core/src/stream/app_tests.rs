@@ -312,7 +312,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(2_000)))]
 
     /// Whatever happened: a reader of any channel, from any place, gets exactly what was published
     /// behind it, or is told of a gap; and with nothing published behind it there is a gap only if

@@ -496,7 +496,7 @@ mod tests {
         for end in 0..bytes.len() - 3 {
             assert!(read(APP, &bytes[..end]).is_err(), "cut at {end}");
         }
-        proptest!(ProptestConfig::with_cases(2_000), |(
+        proptest!(ProptestConfig::with_cases(ProptestConfig::default().cases.max(2_000)), |(
             at in 0..bytes.len(), to in any::<u8>(), noise in prop::collection::vec(any::<u8>(), 0..300),
         )| {
             let mut changed = bytes.clone();

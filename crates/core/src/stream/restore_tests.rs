@@ -290,7 +290,7 @@ fn read(streams: &AppStreams, channel: &str, seen: u64) -> (Vec<u64>, bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.max(3_000)))]
 
     /// With room for every channel: the same answers as before, but that more may be kept than had
     /// been by then; with little room: all that was missed, or a gap.

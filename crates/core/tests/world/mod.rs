@@ -472,7 +472,9 @@ impl World {
         if listener.form != WireForm::EventStreamMeta || self.is_lossy {
             return;
         }
-        self.deliver(index, usize::MAX);
+        // A turn that did not get through its mailbox says no position.
+        let most = [usize::MAX, 1][self.dice.roll(2)];
+        self.deliver(index, most);
         let shard = &mut self.shards[index];
         let slot = Slot::try_from(number).unwrap();
         if let Some(position) = shard.delivered.filter(|_| shard.is_settled) {

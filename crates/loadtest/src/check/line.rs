@@ -13,13 +13,13 @@ use crate::wire::{self, AnswerHead, Dechunker};
 const READ_BYTES: usize = 16 << 10;
 
 /// A connection with what has arrived and is not used yet.
-pub(super) struct Line {
+pub(crate) struct Line {
     socket: TcpStream,
     pub(super) got: Vec<u8>,
 }
 
 impl Line {
-    pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         // A port where nobody listens any more can be given to the very socket that connects to it.
         if socket.local_addr()? == socket.peer_addr()? {
@@ -30,12 +30,17 @@ impl Line {
         Ok(Self { socket, got })
     }
 
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// However this ends, the other side sees a reset.
+    pub(crate) fn end_by_reset(&self) -> io::Result<()> {
+        self.socket.set_zero_linger()
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.write_all(bytes).await
     }
 
     /// Waits for more bytes; their end is an error. Nothing is lost when this is dropped.
-    pub(super) async fn more(&mut self) -> io::Result<()> {
+    pub(crate) async fn more(&mut self) -> io::Result<()> {
         self.got.reserve(READ_BYTES);
         match self.socket.read_buf(&mut self.got).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -44,7 +49,7 @@ impl Line {
     }
 
     /// Takes the head of an answer.
-    pub(super) async fn head(&mut self) -> io::Result<AnswerHead> {
+    pub(crate) async fn head(&mut self) -> io::Result<AnswerHead> {
         loop {
             if let Some(head) = wire::answer_head(&self.got) {
                 self.got.drain(..head.len);
@@ -55,7 +60,7 @@ impl Line {
     }
 
     /// Takes a whole answer: status and body.
-    pub(super) async fn answer(&mut self) -> io::Result<(u16, Vec<u8>)> {
+    pub(crate) async fn answer(&mut self) -> io::Result<(u16, Vec<u8>)> {
         loop {
             if let Some((status, len)) = wire::whole_answer(&self.got) {
                 let whole: Vec<u8> = self.got.drain(..len).collect();

@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::course::{Course, Stage};
 use super::line::{Line, payload_of, text_of};
-use super::{ANSWER_MAX, Course, Stage, Way};
+use super::{ANSWER_MAX, Way};
 use crate::checker::{Answer, Lineage, Payload, Position};
 use crate::random::Random;
 use crate::wire::{self, Dechunker, Frame};
@@ -83,8 +84,15 @@ impl Listener {
             let now = *stage.borrow_and_update();
             let address = match now {
                 Stage::Over => break,
-                Stage::Faulty => self.course.proxy,
-                Stage::Calm => self.course.server.get(),
+                Stage::Away => {
+                    if stage.changed().await.is_err() {
+                        break;
+                    }
+                    self.was_absent();
+                    continue;
+                }
+                Stage::Faulty if !self.course.is_faultless => self.course.proxy,
+                Stage::Faulty | Stage::Calm => self.course.server.get(),
             };
             let course = Rc::clone(&self.course);
             let mut opened = false;
@@ -115,14 +123,37 @@ impl Listener {
                 let most = PAUSE_MAX.min(Duration::from_millis(25 << failures.min(10)));
                 let most = most + if opened { course.absence } else { Duration::ZERO };
                 sleep(Duration::from_millis(self.random.below(most.as_millis() as u64))).await;
+                if opened && course.absence_publications > 0 {
+                    self.stay_away(&mut stage).await;
+                }
             }
         }
         self.course.history.borrow_mut().end(self.lineage, self.cursor);
     }
 
+    /// Waits until the channel has had as many publications as the absence lasts, or the faults stop.
+    async fn stay_away(&self, stage: &mut watch::Receiver<Stage>) {
+        let mut accepted = self.course.accepted[self.channel].subscribe();
+        let goal = accepted.borrow().count + self.course.absence_publications;
+        tokio::select! {
+            _ = accepted.wait_for(|accepted| accepted.count >= goal) => self.was_absent(),
+            _ = stage.wait_for(|stage| *stage != Stage::Faulty) => {}
+        }
+    }
+
+    /// It comes back from an absence of at least `absence_publications`.
+    fn was_absent(&self) {
+        if self.course.must_be_told && self.course.absence_publications > 0 {
+            self.course.history.borrow_mut().absent(self.lineage);
+        }
+    }
+
     /// One connection. Its end is always an error; says in `opened` whether it began well.
     async fn connection(&mut self, address: SocketAddr, opened: &mut bool) -> io::Result<()> {
         let mut line = Line::connect(address).await?;
+        if self.course.resets {
+            line.end_by_reset()?;
+        }
         if self.way == Way::LongPoll {
             return self.poll(line, opened).await;
         }
@@ -214,6 +245,7 @@ impl Listener {
                 Some(speech) = self.speeches.recv(), if saying.is_none() => {
                     let channel = self.course.channels[self.channel].1;
                     self.course.history.borrow_mut().invoke(speech.payload, channel, Some(self.lineage));
+                    self.course.sends(speech.payload);
                     let mut frames = wire::text(text_of(speech.payload).as_bytes());
                     frames.extend(wire::ping(speech.payload.to_string().as_bytes()));
                     saying = Some((speech, Instant::now()));
@@ -334,6 +366,9 @@ impl Listener {
             (false, Some(at)) => {
                 let payload = meta.data.as_deref().and_then(payload_of);
                 self.course.history.borrow_mut().heard(self.lineage, at, payload);
+                if let Some(payload) = payload {
+                    self.course.delivered(payload);
+                }
             }
             (false, None) => self.broken(format!("was sent something without an id: {meta:?}")),
         }

@@ -5,7 +5,8 @@
 //! transports, publishes, and writes down what was answered and heard. Stages:
 //!
 //! 1. everybody learns where the channel is now, and connects;
-//! 2. publications, while connections are cut as the seed says, and the server is killed;
+//! 2. publications, while connections are cut as the seed says, and the server is killed, or all
+//!    reset their connections at once and come back at once;
 //! 3. one last publication per channel; then all come back without faults, until they have reached
 //!    it or the time for that is over;
 //! 4. the [`checker`](crate::checker) judges.
@@ -13,33 +14,40 @@
 //! What a seed decides is drawn from it alone; what sockets and schedulers decide is not repeatable.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
-use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Args, ValueEnum};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::checker::{Channel, FlagsAllowed, History, Position, Report};
+use crate::checker::{FlagsAllowed, History, Position, Report};
+use crate::process::Process;
 use crate::proxy::{Faults, Proxy};
 use crate::random::Random;
 use crate::servers::{self, Running};
 
+mod course;
 mod line;
 mod listen;
+mod options;
+mod probe;
 mod speak;
 
-use line::Line;
+pub use course::Figures;
+pub use options::{FaultMode, Options, Way};
+
+use course::{Course, Stage};
+pub(crate) use line::Line;
+
 use listen::{Document, Listener, Speech};
+use probe::Probe;
 use speak::Publisher;
 
 /// Time for an answer, before it counts as unknown.
@@ -61,201 +69,29 @@ const TICK: Duration = Duration::from_millis(5);
 const SEED_LISTENERS: u64 = 1 << 32;
 const SEED_PUBLISHERS: u64 = 2 << 32;
 
-/// What is done to connections.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum FaultMode {
-    /// Nothing.
-    None,
-    /// Those of listeners are reset, ended, half closed.
-    Cuts,
-    /// They are also stalled and sliced, and publishers suffer the same.
-    All,
-}
-
-/// How a lineage listens.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Way {
-    /// WebSocket.
-    #[value(name = "websocket")]
-    WebSocket,
-    /// Server-sent events.
-    EventStream,
-    /// JSON documents with a cursor.
-    LongPoll,
-}
-
-/// Options of `fanfare-loadtest check`.
-#[derive(Args, Clone, Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
-pub struct Options {
-    /// The server's program. It is started on a free port.
-    #[arg(long)]
-    fanfare: PathBuf,
-    /// A setting of the server: `FANFARE_CHANNELS_TALK=a,b` or `channels.talk=a,b`. Repeatable.
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
-    settings: Vec<(String, String)>,
-    /// Repeats a run, as far as real sockets allow. Default: a random one, printed.
-    #[arg(long)]
-    seed: Option<u64>,
-    /// How subscribers listen.
-    #[arg(long, value_delimiter = ',', default_values = ["websocket", "event-stream", "long-poll"])]
-    transports: Vec<Way>,
-    /// Subscribers of each transport.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=5_000))]
-    subscribers: u64,
-    /// Publications in all.
-    #[arg(long, default_value_t = 10_000)]
-    publications: u64,
-    /// Publishers, each of which waits for its answers.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    publishers: u32,
-    /// Channels.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    channels: u64,
-    /// Publications a second, of all publishers together, at most.
-    #[arg(long, default_value_t = 2_000.0)]
-    rate: f64,
-    /// What is done to connections.
-    #[arg(long, value_enum, default_value_t = FaultMode::None)]
-    faults: FaultMode,
-    /// Longest time from a connect to what is done to it, in milliseconds.
-    #[arg(long, default_value_t = 3_000)]
-    cut_within: u64,
-    /// Longest stall, in milliseconds.
-    #[arg(long, default_value_t = 5_000)]
-    stall: u64,
-    /// Longest time for which a subscriber stays away after a cut, in milliseconds.
-    #[arg(long, default_value_t = 0)]
-    absence: u64,
-    /// Kill the server so many times and start it again with the same data. The engine must be
-    /// chosen with --set.
-    #[arg(long, default_value_t = 0)]
-    kill: u64,
-    /// Gap flags that lead to a new epoch are no fault: the engine forgets when it is killed.
-    #[arg(long)]
-    epoch_may_change: bool,
-    /// No gap flag is a fault: history can be shorter than an absence.
-    #[arg(long)]
-    window_may_be_exceeded: bool,
-    /// It is a fault when there is no gap flag at all.
-    #[arg(long)]
-    expect_gaps: bool,
-    /// Publications are said by WebSocket subscribers, who must not hear them.
-    #[arg(long)]
-    talk: bool,
-}
-
-impl fmt::Display for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.fanfare.display())?;
-        for (key, value) in self.settings.iter().filter(|(key, _)| key != "FANFARE_KEY") {
-            write!(f, " {key}={value}")?;
-        }
-        let switches = [
-            (self.epoch_may_change, "the epoch may change"),
-            (self.window_may_be_exceeded, "the window may be exceeded"),
-            (self.expect_gaps, "gaps are expected"),
-            (self.talk, "subscribers speak"),
-        ];
-        write!(
-            f,
-            "\n{} subscribers each by {:?}; {} channels; {} publishers, {} publications, at most {} a second; \
-             faults {:?} within {} ms, stalls up to {} ms, absence up to {} ms, kills {}",
-            self.subscribers,
-            self.transports,
-            self.channels,
-            self.publishers,
-            self.publications,
-            self.rate,
-            self.faults,
-            self.cut_within,
-            self.stall,
-            self.absence,
-            self.kill
-        )?;
-        for (_, name) in switches.iter().filter(|(on, _)| *on) {
-            write!(f, "; {name}")?;
-        }
-        Ok(())
-    }
-}
-
-/// `FANFARE_X_Y=value`, or `x.y=value`.
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
-    let key = if key.starts_with("FANFARE_") {
-        key.to_owned()
-    } else {
-        format!("FANFARE_{}", key.to_uppercase().replace('.', "_"))
-    };
-    Ok((key, value.to_owned()))
-}
-
 /// A server that is there until this is dropped, and then gone without a farewell.
 pub trait Served: Send {
     /// Where it listens.
     fn address(&self) -> SocketAddr;
+
+    /// Its process, if it is one of its own.
+    fn process(&self) -> Option<Process> {
+        None
+    }
 }
 
 impl Served for Running {
     fn address(&self) -> SocketAddr {
         self.target.address
     }
+
+    fn process(&self) -> Option<Process> {
+        Some(Self::process(self))
+    }
 }
 
 /// Starts the server, each time with the same data.
 pub type Start = Arc<dyn Fn() -> Result<Box<dyn Served>> + Send + Sync>;
-
-/// How far a run is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
-    /// Listeners are behind the proxy.
-    Faulty,
-    /// They are not, and catch up.
-    Calm,
-    Over,
-}
-
-/// What all tasks of a run share.
-struct Course {
-    /// Name, without anything that a URL would encode, and number in the history.
-    channels: Vec<(String, Channel)>,
-    history: RefCell<History>,
-    /// Where the server is now.
-    server: Cell<SocketAddr>,
-    proxy: SocketAddr,
-    /// The proxy does nothing, so nobody needs to leave it.
-    is_faultless: bool,
-    key: Option<String>,
-    rate: f64,
-    absence: Duration,
-    stage: watch::Sender<Stage>,
-    /// The last place that each lineage knows.
-    cursors: RefCell<Vec<Position>>,
-    /// Lineages that were connected once.
-    opened: RefCell<HashSet<usize>>,
-    publications: u64,
-    begun: Cell<u64>,
-}
-
-impl Course {
-    fn name(&self, channel: usize) -> &str {
-        &self.channels[channel].0
-    }
-
-    fn opened(&self, number: usize) {
-        self.opened.borrow_mut().insert(number);
-    }
-
-    /// The number of the next publication, while some are left.
-    fn next_publication(&self) -> Option<u64> {
-        let turn = self.begun.get();
-        (turn < self.publications).then(|| {
-            self.begun.set(turn + 1);
-            turn
-        })
-    }
-}
 
 /// Runs a check and prints what came of it; whether there was no finding.
 pub fn run(options: &Options) -> Result<bool> {
@@ -270,7 +106,7 @@ pub fn run(options: &Options) -> Result<bool> {
         let running = servers::announced(command(&own, &folder)?, None)?;
         Ok(Box::new(running) as Box<dyn Served>)
     };
-    let report = judge(options, seed, Arc::new(start))?;
+    let (report, figures) = judge(options, seed, Arc::new(start))?;
     let summary = report.summary;
     println!(
         "sent {}: accepted {}, refused {}, unknown {}",
@@ -283,6 +119,10 @@ pub fn run(options: &Options) -> Result<bool> {
         summary.gaps,
         begun.elapsed().as_secs_f64()
     );
+    print!("{figures}");
+    if options.expect_gaps && options.absence_publications > 0 {
+        println!("returns after more than is kept: {}", summary.returns);
+    }
     print!("{report}");
     let lacks_gaps = options.expect_gaps && summary.gaps == 0;
     if lacks_gaps {
@@ -296,11 +136,19 @@ pub fn run(options: &Options) -> Result<bool> {
 }
 
 /// Runs a check against whatever `start` starts.
-pub fn judge(options: &Options, seed: u64, start: Start) -> Result<Report> {
+pub fn judge(options: &Options, seed: u64, start: Start) -> Result<(Report, Figures)> {
     ensure!(options.rate > 0.0, "--rate must be above 0");
     ensure!(
         !options.talk || options.transports.contains(&Way::WebSocket),
         "--talk needs WebSocket subscribers"
+    );
+    ensure!(
+        !options.talk || (options.absence_publications == 0 && options.storms == 0),
+        "with --talk nobody knows how many publications a channel had"
+    );
+    ensure!(
+        options.kill == 0 || options.storms == 0,
+        "--kill and --storms are two runs"
     );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -316,6 +164,8 @@ struct Check<'a> {
     start: Start,
     server: Option<Box<dyn Served>>,
     proxy: Proxy,
+    /// Only where all have to come back.
+    probe: Option<Probe>,
     course: Rc<Course>,
 }
 
@@ -327,7 +177,7 @@ impl<'a> Check<'a> {
             FaultMode::Cuts => Faults::CUTS,
             FaultMode::All => Faults::ALL,
         };
-        faults.after[1] = Duration::from_millis(options.cut_within);
+        faults.after = [options.cut_after, options.cut_within].map(Duration::from_millis);
         faults.stall_for[1] = Duration::from_millis(options.stall);
         let proxy = Proxy::start(server.address(), move |connection| faults.plan(seed, connection))?;
         let mut history = History::default();
@@ -338,26 +188,35 @@ impl<'a> Check<'a> {
             (name, channel)
         });
         let key = options.settings.iter().find(|(key, _)| key == "FANFARE_KEY");
+        let accepted = (0..options.channels).map(|_| watch::Sender::default());
         let course = Course {
             channels: channels.collect(),
+            accepted: accepted.collect(),
             history: RefCell::new(history),
             server: Cell::new(server.address()),
             proxy: proxy.address(),
             is_faultless: options.faults == FaultMode::None,
+            resets: options.storms > 0,
             key: key.map(|(_, value)| value.clone()),
             rate: options.rate,
             absence: Duration::from_millis(options.absence),
+            absence_publications: options.absence_publications,
+            must_be_told: options.expect_gaps,
             stage: watch::Sender::new(Stage::Faulty),
             cursors: RefCell::default(),
             opened: RefCell::default(),
             publications: options.publications,
             begun: Cell::new(0),
+            sent: RefCell::default(),
+            figures: RefCell::new(Figures::new()),
         };
         let flags = match (options.window_may_be_exceeded, options.epoch_may_change) {
             (true, _) => FlagsAllowed::Always,
             (false, true) => FlagsAllowed::WithNewEpoch,
             (false, false) => FlagsAllowed::Never,
         };
+        let has_returns = options.kill + options.storms > 0;
+        let probe = has_returns.then(|| Probe::start(server.address(), course.key.as_deref()));
         Ok(Self {
             options,
             seed,
@@ -365,14 +224,17 @@ impl<'a> Check<'a> {
             start,
             server: Some(server),
             proxy,
+            probe: probe.transpose()?,
             course: Rc::new(course),
         })
     }
 
-    async fn run(mut self) -> Result<Report> {
+    async fn run(mut self) -> Result<(Report, Figures)> {
         let (listeners, voices) = self.begin_listening().await?;
         let count = listeners.len();
-        wait_for(PATIENCE, || self.course.opened.borrow().len() == count).await;
+        // Who is stalled from the first byte on comes in after that.
+        let stall = Duration::from_millis(self.options.stall);
+        wait_for(PATIENCE + stall, || self.course.opened.borrow().len() == count).await;
         let opened = self.course.opened.borrow().len();
         ensure!(
             opened == count,
@@ -398,7 +260,12 @@ impl<'a> Check<'a> {
         for listener in listeners {
             listener.await?;
         }
-        Ok(self.course.history.borrow().judge(self.flags))
+        let mut figures = self.course.figures.borrow().clone();
+        if let Some(probe) = &self.probe {
+            figures.answers_meanwhile = probe.times();
+        }
+        figures.memory_peak = self.process().and_then(|process| process.peak_bytes().ok());
+        Ok((self.course.history.borrow().judge(self.flags), figures))
     }
 
     /// Starts all lineages; also how to have those of each channel speak.
@@ -456,22 +323,26 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Publishes everything; kills the server meanwhile.
+    /// Publishes everything; kills the server, or has all listeners leave, meanwhile.
     async fn publish(&mut self, voices: Vec<Vec<mpsc::Sender<Speech>>>) -> Result<()> {
         let by_proxy = self.options.faults == FaultMode::All;
         let mut publishers: Vec<JoinHandle<Result<()>>> = (0..self.options.publishers)
             .map(|number| tokio::task::spawn_local(self.publisher(number, by_proxy).run(voices.clone())))
             .collect();
         drop(voices);
-        let mut killed = 0;
+        let (mut done, events) = (0, self.options.kill + self.options.storms);
         let mut progress = (0, Instant::now());
         while !publishers.iter().all(JoinHandle::is_finished) {
             sleep(TICK).await;
             let begun = self.course.begun.get();
-            let next_kill = self.course.publications * (killed + 1) / (self.options.kill + 1);
-            if killed < self.options.kill && begun >= next_kill {
-                killed += 1;
-                self.kill().await?;
+            let next = self.course.publications * (done + 1) / (events + 1);
+            if done < events && begun >= next {
+                done += 1;
+                if self.options.kill > 0 {
+                    self.kill().await?;
+                } else {
+                    self.storm().await?;
+                }
             }
             if begun != progress.0 {
                 progress = (begun, Instant::now());
@@ -486,14 +357,95 @@ impl<'a> Check<'a> {
     }
 
     async fn kill(&mut self) -> Result<()> {
+        let begun = Instant::now();
         drop(self.server.take());
+        self.probe_counts(true);
+        self.course.opened.borrow_mut().clear();
+        let before = self.accepted_last();
         let start = Arc::clone(&self.start);
         // Starting takes a while, in which the others go on.
         let server = tokio::task::spawn_blocking(move || start()).await??;
         self.course.server.set(server.address());
         self.proxy.point_at(server.address());
+        if let Some(probe) = &self.probe {
+            probe.point_at(server.address());
+        }
         self.server = Some(server);
+        let forgets = self.options.epoch_may_change;
+        self.all_back(begun, |cursor, channel| {
+            let Some(last) = before[channel] else {
+                return true;
+            };
+            cursor.epoch != last.epoch || (!forgets && cursor.offset >= last.offset)
+        })
+        .await
+    }
+
+    /// All listeners reset their connections, miss something, and come back at once.
+    async fn storm(&mut self) -> Result<()> {
+        let resident = self.process().and_then(|process| process.resident_bytes().ok());
+        if let Some(resident) = resident {
+            let mut figures = self.course.figures.borrow_mut();
+            figures.memory_before.get_or_insert(resident);
+        }
+        self.course.stage.send_replace(Stage::Away);
+        let absence = self.options.absence_publications;
+        let counts = || {
+            let accepted = self.course.accepted.iter();
+            accepted.map(|accepted| accepted.borrow().count)
+        };
+        let goals: Vec<u64> = counts().map(|count| count + absence).collect();
+        let is_over = || counts().zip(&goals).all(|(count, goal)| count >= *goal);
+        wait_for(STANDSTILL_MAX, is_over).await;
+        ensure!(
+            is_over(),
+            "in {STANDSTILL_MAX:?} not every channel had {absence} publications"
+        );
+        let (before, begun) = (self.accepted_last(), Instant::now());
+        self.probe_counts(true);
+        self.course.opened.borrow_mut().clear();
+        self.course.stage.send_replace(Stage::Faulty);
+        self.all_back(begun, |cursor, channel| {
+            before[channel].is_none_or(|last| cursor.epoch != last.epoch || cursor.offset >= last.offset)
+        })
+        .await
+    }
+
+    /// Waits until every lineage is connected again and where `has_reached` says.
+    async fn all_back(&self, begun: Instant, has_reached: impl Fn(&Position, usize) -> bool) -> Result<()> {
+        let (course, channels) = (&self.course, self.course.channels.len());
+        let is_there = |(number, cursor): (usize, &Position)| {
+            course.opened.borrow().contains(&number) && has_reached(cursor, number % channels)
+        };
+        let count = || {
+            let cursors = course.cursors.borrow();
+            cursors.iter().enumerate().filter(|one| is_there(*one)).count()
+        };
+        let all = course.cursors.borrow().len();
+        wait_for(PATIENCE, || count() == all).await;
+        ensure!(
+            count() == all,
+            "only {} of {all} subscribers were back after {PATIENCE:?}",
+            count()
+        );
+        self.probe_counts(false);
+        course.figures.borrow_mut().back.push(begun.elapsed());
         Ok(())
+    }
+
+    fn probe_counts(&self, counts: bool) {
+        if let Some(probe) = &self.probe {
+            probe.counts(counts);
+        }
+    }
+
+    fn accepted_last(&self) -> Vec<Option<Position>> {
+        let accepted = self.course.accepted.iter();
+        accepted.map(|accepted| accepted.borrow().last).collect()
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.server.as_ref()?.process()
     }
 }
 
@@ -507,12 +459,7 @@ const NO_RATES: [&str; 5] = [
 ];
 
 fn command(options: &Options, data: &Path) -> Result<Command> {
-    let mut command = Command::new(&options.fanfare);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FANFARE_") {
-            command.env_remove(name);
-        }
-    }
+    let mut command = servers::without_settings(Command::new(&options.fanfare));
     command
         .env("FANFARE_LISTEN", "127.0.0.1:0")
         .env("FANFARE_LOG_LEVEL", "error")
@@ -553,24 +500,5 @@ async fn wait_for(time: Duration, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
     while !is_so() && begun.elapsed() < time {
         sleep(TICK).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(text: &str, expected: Option<(&str, &str)>) {
-        let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        assert_eq!(setting(text).ok(), expected, "{text}");
-    }
-
-    #[test]
-    fn settings_are_named_as_in_the_file_or_in_the_environment() {
-        check("FANFARE_ENGINE=memory", Some(("FANFARE_ENGINE", "memory")));
-        check("engine=memory", Some(("FANFARE_ENGINE", "memory")));
-        check("channels.talk=a=b", Some(("FANFARE_CHANNELS_TALK", "a=b")));
-        check("engine", None);
     }
 }

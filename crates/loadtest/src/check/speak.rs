@@ -10,9 +10,10 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::ANSWER_MAX;
+use super::course::Course;
 use super::line::{Line, text_of};
 use super::listen::Speech;
-use super::{ANSWER_MAX, Course};
 use crate::checker::{Answer, Payload, Position};
 use crate::random::Random;
 
@@ -83,6 +84,7 @@ impl Publisher {
         let course = Rc::clone(&self.course);
         let (name, in_history) = &course.channels[channel];
         course.history.borrow_mut().invoke(payload, *in_history, None);
+        course.sends(payload);
         let request = request(name, course.key.as_deref(), &text_of(payload));
         let exchange = async {
             line.send(request.as_bytes()).await?;
@@ -95,7 +97,7 @@ impl Publisher {
             }
             Ok(Err(_)) | Err(_) => Answer::Unknown,
         };
-        course.history.borrow_mut().answered(payload, answer);
+        course.answered(payload, channel, answer);
         match answer {
             Answer::Accepted(position) => Ok(Some(position)),
             Answer::Refused => {

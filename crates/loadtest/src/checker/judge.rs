@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write as _};
 
-use super::{Answer, FlagsAllowed, Follower, Gap, Heard, History, Lineage, Place, Position, STRANGE};
+use super::{Answer, FlagsAllowed, Follower, Gap, Heard, History, Place, STRANGE};
 
 /// Findings of one fault that are kept; more are only counted.
 pub const FINDINGS_PER_FAULT_MAX: usize = 20;
@@ -36,6 +36,8 @@ pub enum Fault {
     HeardItself,
     /// A flag that nothing justifies.
     NeedlessGap,
+    /// A lineage was away for longer than anything is kept, and heard something before a flag.
+    SilentReturn,
     /// A lineage was led into another epoch without a flag.
     SilentEpoch,
     /// A lineage never came as far as the last accepted publication of its channel.
@@ -49,11 +51,7 @@ pub enum Fault {
 pub struct Finding {
     /// What is wrong.
     pub fault: Fault,
-    /// Whose lineage shows it.
-    pub lineage: Option<Lineage>,
-    /// Where in the order.
-    pub at: Option<Position>,
-    /// A sentence with all that helps to find out why.
+    /// A sentence with who shows it, where in the order, and all else that helps to find out why.
     pub text: String,
 }
 
@@ -74,6 +72,8 @@ pub struct Summary {
     pub gaps: u64,
     /// Connections that were lost.
     pub cuts: u64,
+    /// Absences that had to be followed by a flag.
+    pub returns: u64,
 }
 
 /// The verdict.
@@ -93,17 +93,12 @@ impl Report {
         self.counts.is_empty()
     }
 
-    fn add(&mut self, fault: Fault, lineage: Option<usize>, at: Option<Position>, text: impl Fn() -> String) {
+    fn add(&mut self, fault: Fault, text: impl Fn() -> String) {
         let count = self.counts.entry(fault).or_default();
         *count += 1;
         if *count <= FINDINGS_PER_FAULT_MAX as u64 {
-            let lineage = lineage.map(Lineage);
-            self.findings.push(Finding {
-                fault,
-                lineage,
-                at,
-                text: text(),
-            });
+            let text = text();
+            self.findings.push(Finding { fault, text });
         }
     }
 }
@@ -141,7 +136,7 @@ impl History {
             ..Report::default()
         };
         for (lineage, what) in &self.broken {
-            report.add(Fault::Broken, *lineage, None, || match lineage {
+            report.add(Fault::Broken, || match lineage {
                 Some(lineage) => format!("{}: {what}", self.name(*lineage)),
                 None => what.clone(),
             });
@@ -170,6 +165,7 @@ impl History {
             summary.deliveries += follower.heard.len() as u64;
             summary.gaps += follower.gaps.len() as u64;
             summary.cuts += follower.cuts;
+            summary.returns += follower.absences.len() as u64;
         }
         summary
     }
@@ -199,7 +195,14 @@ impl History {
             stretches: Vec::new(),
         };
         let mut gaps = follower.gaps.iter().peekable();
+        let mut absences = follower.absences.iter().peekable();
         for (at, heard) in follower.heard.iter().enumerate() {
+            while let Some((_, flags)) = absences.next_if(|(behind, _)| *behind <= at) {
+                walk.come_back(
+                    follower.gaps.get(*flags).is_some_and(|gap| gap.behind <= at),
+                    *heard,
+                );
+            }
             while let Some(gap) = gaps.next_if(|gap| gap.behind <= at) {
                 walk.flag(gap);
             }
@@ -246,7 +249,7 @@ impl History {
                 truth.lies.insert(payload, (place, by));
             }
             (Some(held), _) if held == payload => {}
-            _ => report.add(Fault::Misplaced, by, Some(self.position(place)), || {
+            _ => report.add(Fault::Misplaced, || {
                 let who = |by: Option<usize>| by.map_or("the answer".to_owned(), |by| self.name(by));
                 let mut text = format!(
                     "{} has {} at {}",
@@ -288,14 +291,12 @@ impl History {
             }
             Some((sent, _)) if sent.speaker == Some(lineage) => {
                 // It has its place all the same, and whoever contradicts it shall be found.
-                report.add(Fault::HeardItself, Some(lineage), Some(at), || {
-                    tell("which it had said itself")
-                });
+                report.add(Fault::HeardItself, || tell("which it had said itself"));
                 return true;
             }
             Some(_) => return true,
         };
-        report.add(fault, Some(lineage), Some(at), || tell(&what));
+        report.add(fault, || tell(&what));
         false
     }
 
@@ -318,7 +319,7 @@ impl History {
                     if self.sent[*payload as usize].speaker == Some(lineage) {
                         continue;
                     }
-                    report.add(Fault::Lost, Some(lineage), Some(self.position(*place)), || {
+                    report.add(Fault::Lost, || {
                         let tell = |at: Option<usize>| match at.and_then(|at| heard.get(at)) {
                             Some(place) => self.position(*place).to_string(),
                             None => "nothing".to_owned(),
@@ -355,7 +356,7 @@ impl History {
             // A flag can cover it, and then nobody knows where it was.
             let heard = |follower: &Follower| flags == FlagsAllowed::Never || follower.gaps.is_empty();
             if others.any(|(_, follower)| heard(follower)) {
-                report.add(Fault::Lost, None, None, || {
+                report.add(Fault::Lost, || {
                     format!("nobody heard {}, which was taken", self.payload(number))
                 });
             }
@@ -371,7 +372,7 @@ impl History {
                 continue;
             };
             if first.payload.publisher == second.payload.publisher && one >= other {
-                report.add(Fault::PublisherOrder, None, Some(self.position(*other)), || {
+                report.add(Fault::PublisherOrder, || {
                     format!(
                         "payload {} was accepted at {}, and payload {}, sent after that answer, at {}",
                         first.payload,
@@ -396,7 +397,7 @@ impl History {
                 };
                 if follower.channel == channel && *end < last {
                     let at = self.position(*end);
-                    report.add(Fault::DidNotCatchUp, Some(lineage), Some(at), || {
+                    report.add(Fault::DidNotCatchUp, || {
                         format!(
                             "{} ended at {at}, and the last publication of {name} was accepted at {}",
                             follower.name,
@@ -425,18 +426,30 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn add(&mut self, fault: Fault, at: Place, text: impl Fn(&History) -> String) {
+    fn add(&mut self, fault: Fault, text: impl Fn(&History) -> String) {
         let (history, lineage) = (self.history, self.lineage);
-        let at = history.position(at);
-        self.report.add(fault, Some(lineage), Some(at), || {
-            format!("{} {}", history.name(lineage), text(history))
-        });
+        self.report
+            .add(fault, || format!("{} {}", history.name(lineage), text(history)));
+    }
+
+    /// The first delivery after an absence that was too long.
+    fn come_back(&mut self, is_told: bool, heard: Heard) {
+        if !is_told {
+            let seen = self.seen;
+            self.add(Fault::SilentReturn, |history| {
+                format!(
+                    "was away behind {} for longer than anything is kept, and heard {} without a flag",
+                    history.position(seen),
+                    history.payload(heard.payload)
+                )
+            });
+        }
     }
 
     fn flag(&mut self, gap: &Gap) {
         if self.flags == FlagsAllowed::Never {
             let seen = self.seen;
-            self.add(Fault::NeedlessGap, seen, |history| {
+            self.add(Fault::NeedlessGap, |history| {
                 let to = gap
                     .to
                     .map_or_else(String::new, |to| format!(", to {}", history.position(to)));
@@ -454,7 +467,7 @@ impl Walk<'_> {
         self.open_flag = false;
         let seen = self.seen;
         if to < seen {
-            return self.add(Fault::Backwards, to, |history| {
+            return self.add(Fault::Backwards, |history| {
                 format!(
                     "was led back to {} by a flag, behind {}",
                     history.position(to),
@@ -464,7 +477,7 @@ impl Walk<'_> {
         }
         self.stretches.push((self.from, seen));
         if self.flags == FlagsAllowed::WithNewEpoch && to.epoch == seen.epoch {
-            self.add(Fault::NeedlessGap, to, |history| {
+            self.add(Fault::NeedlessGap, |history| {
                 format!(
                     "was flagged a gap from {} to {}, in one epoch",
                     history.position(seen),
@@ -485,7 +498,7 @@ impl Walk<'_> {
             } else {
                 Fault::Backwards
             };
-            return self.add(fault, place, |history| {
+            return self.add(fault, |history| {
                 format!(
                     "heard {} at {} after it had seen {}",
                     history.payload(heard.payload),
@@ -506,7 +519,7 @@ impl Walk<'_> {
     fn step_silently(&mut self, place: Place) {
         let seen = self.seen;
         self.stretches.push((self.from, seen));
-        self.add(Fault::SilentEpoch, place, |history| {
+        self.add(Fault::SilentEpoch, |history| {
             format!(
                 "came from {} to {} without a flag",
                 history.position(seen),

@@ -15,6 +15,7 @@
 //! * nothing was heard that was not sent, was refused, was sent to another channel, or was said by
 //!   the lineage itself;
 //! * there are no flags but those that [`FlagsAllowed`] admits;
+//! * who was away for longer than anything is kept is told of a gap before it hears anything;
 //! * every lineage came as far as the last accepted publication of its channel.
 //!
 //! Places are compared by epoch in the order in which the history first saw them, then by offset;
@@ -169,6 +170,8 @@ struct Follower {
     begin: Place,
     heard: Vec<Heard>,
     gaps: Vec<Gap>,
+    /// How many deliveries and flags came before each absence that must be followed by a flag.
+    absences: Vec<(usize, usize)>,
     cuts: u64,
     end: Option<Place>,
 }
@@ -220,6 +223,7 @@ impl History {
             begin,
             heard: Vec::new(),
             gaps: Vec::new(),
+            absences: Vec::new(),
             cuts: 0,
             end: None,
         });
@@ -244,6 +248,14 @@ impl History {
         let follower = &mut self.followers[lineage.0];
         let behind = follower.heard.len();
         follower.gaps.push(Gap { behind, to });
+    }
+
+    /// A lineage was away for longer than anything is kept: what it is told next must be a flag.
+    pub fn absent(&mut self, lineage: Lineage) {
+        let follower = &mut self.followers[lineage.0];
+        follower
+            .absences
+            .push((follower.heard.len(), follower.gaps.len()));
     }
 
     /// A lineage lost its connection.

@@ -83,6 +83,8 @@ pub(super) async fn to_user(
     let own = user.channel();
     let channels = std::slice::from_ref(&own);
     let identity = door::identify_or_ask(node, &asking.asked, Wish::Post, channels).await?;
+    // The answer says how many connections she has, which not everyone who may speak to her may know.
+    node.rules.policy.permit(&own, Operation::Presence, &identity)?;
     // The switches are those of a channel's POST.
     let plain = PlainRequest::parse("/ch/x", asking.asked.query, 1).ok_or_else(not_found)??;
     let once = once(&asking.head.headers, &identity)?;

@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -37,6 +38,14 @@ pub fn command() -> Command {
     without_settings(Command::new(env!("CARGO_BIN_EXE_fanfare")))
 }
 
+/// The same under a limit of the system, as `ulimit` takes it.
+pub fn limited(ulimit: &str) -> Command {
+    let mut shell = without_settings(Command::new("sh"));
+    shell.args(["-c", &format!("ulimit {ulimit} && exec \"$0\"")]);
+    shell.arg(env!("CARGO_BIN_EXE_fanfare"));
+    shell
+}
+
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FANFARE_")) {
         command.env_remove(name);
@@ -52,10 +61,7 @@ impl Server {
 
     /// The same for a process that may have no more than so many files open.
     pub fn start_with_files(files: usize, settings: &[(&str, &str)]) -> Self {
-        let mut shell = without_settings(Command::new("sh"));
-        shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\"")]);
-        shell.arg(env!("CARGO_BIN_EXE_fanfare"));
-        Self::start_as(shell, settings)
+        Self::start_as(limited(&format!("-n {files}")), settings)
     }
 
     fn start_as(command: Command, settings: &[(&str, &str)]) -> Self {
@@ -81,7 +87,9 @@ impl Server {
     pub fn spawn(mut command: Command, settings: &[(&str, &str)], lines: usize) -> Started {
         command
             .env("FANFARE_LISTEN", "127.0.0.1:0")
-            .env("FANFARE_SHARDS", "2");
+            .env("FANFARE_SHARDS", "2")
+            // A peer of these tests answers no pings, and a slow machine takes its time.
+            .env("FANFARE_SESSIONS_PING_INTERVAL", "3600s");
         command
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
@@ -173,12 +181,7 @@ impl Server {
 
     pub async fn websocket_with(&self, path: &str, fields: &str) -> Peer {
         let mut peer = self.connect().await;
-        peer.send_head(&format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n",
-            self.address
-        ))
-        .await;
+        peer.send_head(&handshake(path, fields)).await;
         let head = peer.head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         peer
@@ -219,26 +222,61 @@ impl Server {
         (status, body)
     }
 
-    /// The value of a metric, by its name and labels as printed.
-    pub async fn metric(&self, name: &str) -> u64 {
-        let (_, _, text) = self.request("GET", "/metrics", "", b"").await;
-        let line = text
-            .lines()
-            .find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
-            .unwrap_or(0)
+    /// Publishes a message and returns its id.
+    pub async fn publish(&self, path: &str, message: &str) -> String {
+        let (status, answer) = self.post(path, message.as_bytes()).await;
+        assert_eq!(status, 200, "{answer}");
+        id_of(&answer)
     }
 
-    /// Asks again and again until `name` has reached `value`.
+    /// A channel as JSON, or whatever else is behind a path.
+    pub async fn document(&self, path: &str) -> Value {
+        let (status, _, body) = self.request("GET", path, "", b"").await;
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Where the order stands, as a channel's document says it.
+    pub async fn next(&self, path: &str) -> String {
+        let document = self.document(path).await;
+        document["next"].as_str().unwrap().to_owned()
+    }
+
+    /// The value of a metric, by its name and labels as printed. What is labelled by a cause is only
+    /// there once something was counted; a family that is not there at all is a mistake.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let (_, _, text) = self.request("GET", "/metrics", "", b"").await;
+        let of = |name: &str| {
+            let is_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' '));
+            let line = text.lines().find(is_it)?;
+            line.rsplit(' ').next()?.parse().ok()
+        };
+        let family = name.split('{').next().unwrap();
+        assert!(
+            text.contains(&format!("# TYPE {family} ")),
+            "there is no metric {family}"
+        );
+        let counted = of(name);
+        assert!(counted.is_some() || name != family, "{name} has labels");
+        counted.unwrap_or(0)
+    }
+
+    /// Asks again and again until `name` has reached `value`, which is above 0.
     pub async fn wait_for_metric(&self, name: &str, value: u64) {
-        let reached = async {
-            while self.metric(name).await < value {
+        assert!(value > 0, "{name} is never below that");
+        let is_reached = |now| now >= value;
+        self.wait_for_metric_to(name, is_reached).await;
+    }
+
+    /// Asks again and again until the value of `name` is as wanted.
+    pub async fn wait_for_metric_to(&self, name: &str, is_so: impl Fn(u64) -> bool) {
+        let waiting = async {
+            while !is_so(self.metric(name).await) {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, reached)
-            .await
-            .unwrap_or_else(|_| panic!("{name} did not reach {value}"));
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        waited.unwrap_or_else(|_| panic!("{name} did not become what it should"));
     }
 }
 
@@ -300,8 +338,38 @@ pub enum Said {
     End,
 }
 
+/// The request that asks for a WebSocket, with more fields.
+pub fn handshake(path: &str, fields: &str) -> String {
+    let host = if fields.contains("Host:") {
+        ""
+    } else {
+        "Host: localhost\r\n"
+    };
+    format!(
+        "GET {path} HTTP/1.1\r\n{host}Upgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n"
+    )
+}
+
+/// The field that shows a key or a token.
+pub fn bearer(credential: &str) -> String {
+    format!("Authorization: Bearer {credential}\r\n")
+}
+
+/// The id in the receipt of a publication.
+pub fn id_of(receipt: &str) -> String {
+    let receipt: Value = serde_json::from_str(receipt).unwrap();
+    receipt["id"].as_str().unwrap().to_owned()
+}
+
 pub fn text(text: &str) -> Said {
     Said::Text(text.to_owned())
+}
+
+/// What others do is waited for with an end, or a test that should fail would hang.
+pub async fn in_time<T>(waiting: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.expect("what should come did not come in time")
 }
 
 /// A client's frame, masked.
@@ -399,35 +467,57 @@ impl Peer {
 
     /// What the server says next, pings left out.
     pub async fn hear(&mut self) -> Said {
-        loop {
-            while let Some((len, said)) = parse_frame(&self.got) {
-                self.got.drain(..len);
-                if said != Said::Ping {
+        // What is here already needs no clock: some tests hear millions.
+        if let Some(said) = self.said() {
+            return said;
+        }
+        in_time(async {
+            loop {
+                if !self.more().await {
+                    return Said::End;
+                }
+                if let Some(said) = self.said() {
                     return said;
                 }
             }
-            if !self.more().await {
-                return Said::End;
+        })
+        .await
+    }
+
+    fn said(&mut self) -> Option<Said> {
+        while let Some((len, said)) = parse_frame(&self.got) {
+            self.got.drain(..len);
+            if said != Said::Ping {
+                return Some(said);
             }
         }
+        None
     }
 
     async fn until(&mut self, end: &str) -> String {
-        loop {
-            if let Some(at) = self
-                .got
-                .windows(end.len())
-                .position(|part| part == end.as_bytes())
-            {
-                let bytes: Vec<u8> = self.got.drain(..at + end.len()).collect();
-                return String::from_utf8(bytes).unwrap();
-            }
-            assert!(
-                self.more().await,
-                "the connection ended before {end:?}: {:?}",
-                String::from_utf8_lossy(&self.got)
-            );
+        if let Some(text) = self.take_until(end) {
+            return text;
         }
+        in_time(async {
+            loop {
+                assert!(
+                    self.more().await,
+                    "the connection ended before {end:?}: {:?}",
+                    String::from_utf8_lossy(&self.got)
+                );
+                if let Some(text) = self.take_until(end) {
+                    return text;
+                }
+            }
+        })
+        .await
+    }
+
+    fn take_until(&mut self, end: &str) -> Option<String> {
+        let mut places = self.got.windows(end.len());
+        let at = places.position(|part| part == end.as_bytes())?;
+        let bytes: Vec<u8> = self.got.drain(..at + end.len()).collect();
+        Some(String::from_utf8(bytes).unwrap())
     }
 
     pub async fn head(&mut self) -> String {
@@ -437,12 +527,25 @@ impl Peer {
     /// The next event of an event stream that a page would see: comments, and blocks that only say a
     /// position, are left out.
     pub async fn event(&mut self) -> String {
-        loop {
-            let block = self.block().await;
-            if block.contains("data:") {
+        self.block_with("data:").await
+    }
+
+    /// The next block of an event stream with this in it; those before are passed over.
+    pub async fn block_with(&mut self, part: &str) -> String {
+        while let Some(block) = self.take_until("\n\n") {
+            if block.contains(part) {
                 return block;
             }
         }
+        in_time(async {
+            loop {
+                let block = self.block().await;
+                if block.contains(part) {
+                    return block;
+                }
+            }
+        })
+        .await
     }
 
     /// The next block of an event stream, whatever it is.
