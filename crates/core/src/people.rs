@@ -71,9 +71,10 @@ pub struct People<P> {
     members: HashMap<ChannelName, BTreeMap<UserId, u32>>,
     /// Users whose last connection has ended, in the order in which their grace period does.
     leaving: VecDeque<(Moment, UserId)>,
-    /// When users were sent away last, and all of that in order.
-    dismissed: HashMap<UserId, Moment>,
-    dismissals: VecDeque<(Moment, UserId)>,
+    /// Users who were sent away, each with the number of the last time, and all of those in order.
+    dismissed: HashMap<UserId, u64>,
+    dismissals: VecDeque<(Moment, u64, UserId)>,
+    dismissals_total: u64,
     reports: VecDeque<Report>,
     reports_dropped: usize,
     grace: Duration,
@@ -100,6 +101,7 @@ impl<P: Copy + Eq> People<P> {
             leaving: VecDeque::new(),
             dismissed: HashMap::new(),
             dismissals: VecDeque::new(),
+            dismissals_total: 0,
             reports: VecDeque::new(),
             reports_dropped: 0,
             grace,
@@ -148,18 +150,25 @@ impl<P: Copy + Eq> People<P> {
         if self.dismissals.len() >= DISMISSED_MAX {
             self.forget_dismissal();
         }
-        self.dismissed.insert(user.clone(), now);
-        self.dismissals.push_back((now, user.clone()));
+        self.dismissals_total += 1;
+        self.dismissed.insert(user.clone(), self.dismissals_total);
+        let dismissal = (now, self.dismissals_total, user.clone());
+        self.dismissals.push_back(dismissal);
     }
 
-    /// Whether a user was sent away then or later.
-    pub fn was_dismissed_since(&self, user: &UserId, since: Moment) -> bool {
-        self.dismissed.get(user).is_some_and(|at| *at >= since)
+    /// How often anybody was sent away so far: a point in their order, to ask from later.
+    pub fn dismissals(&self) -> u64 {
+        self.dismissals_total
+    }
+
+    /// Whether a user was sent away after [`Self::dismissals`] said this. Good for a minute.
+    pub fn was_dismissed_since(&self, user: &UserId, since: u64) -> bool {
+        self.dismissed.get(user).is_some_and(|number| *number > since)
     }
 
     fn forget_dismissal(&mut self) {
-        if let Some((at, user)) = self.dismissals.pop_front()
-            && self.dismissed.get(&user) == Some(&at)
+        if let Some((_, number, user)) = self.dismissals.pop_front()
+            && self.dismissed.get(&user) == Some(&number)
         {
             self.dismissed.remove(&user);
         }
@@ -170,7 +179,7 @@ impl<P: Copy + Eq> People<P> {
         while self
             .dismissals
             .front()
-            .is_some_and(|(at, _)| now >= *at + DISMISSED_AGE)
+            .is_some_and(|(at, ..)| now >= *at + DISMISSED_AGE)
         {
             self.forget_dismissal();
         }
@@ -394,24 +403,25 @@ mod tests {
     fn who_was_sent_away_is_remembered_for_a_moment() {
         let mut people = people(9);
         let (anna, ben) = (user("anna"), user("ben"));
+        let before = people.dismissals();
         people.dismiss(&anna, at(10));
-        let since = |people: &People<u32>, user, seconds| people.was_dismissed_since(user, at(seconds));
-        assert!(since(&people, &anna, 9) && since(&people, &anna, 10) && !since(&people, &anna, 11));
-        assert!(!since(&people, &ben, 0));
+        let between = people.dismissals();
+        assert!(people.was_dismissed_since(&anna, before) && !people.was_dismissed_since(&ben, before));
+        assert!(!people.was_dismissed_since(&anna, between));
         people.dismiss(&anna, at(40));
         people.expire(at(70));
-        assert!(since(&people, &anna, 40) && !since(&people, &anna, 41));
+        assert!(people.was_dismissed_since(&anna, between));
         people.expire(at(100));
-        assert!(!since(&people, &anna, 0) && people.dismissals.is_empty());
+        assert!(!people.was_dismissed_since(&anna, before) && people.dismissals.is_empty());
         for number in 0..=DISMISSED_MAX {
             people.dismiss(&user(&number.to_string()), at(200));
         }
+        let (first, second) = (user("0"), user("1"));
         assert_eq!(
             (people.dismissed.len(), people.dismissals.len()),
             (DISMISSED_MAX, DISMISSED_MAX)
         );
-        let (first, second) = (user("0"), user("1"));
-        assert!(!since(&people, &first, 0) && since(&people, &second, 0));
+        assert!(!people.was_dismissed_since(&first, 0) && people.was_dismissed_since(&second, 0));
     }
 
     proptest! {

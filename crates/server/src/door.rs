@@ -11,7 +11,6 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{Grant, HostRules, Identity, Operation, OriginRules, Policy, SentTo};
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::moment::Moment;
 use fanfare_core::position::Since;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session_id::SessionId;
@@ -88,8 +87,8 @@ pub(crate) struct Listen {
     /// What a token or the back end granted, or nothing if there is no key to check a token with; `None`
     /// for who is not known.
     pub(crate) grant: Option<Grant>,
-    /// When the back end was asked who it is; `None`: a token says it, or nothing.
-    pub(crate) known_since: Option<Moment>,
+    /// If the back end has said who it is: [`Told::known_since`].
+    pub(crate) known_since: Option<u64>,
     /// Whether the users who listen are to be named, which is permitted.
     pub(crate) wants_users: bool,
     /// Its place among the connections of its address, where the connection itself stands for many.
@@ -351,7 +350,7 @@ pub(crate) fn listen(
         (false, true) => Wish::EventStream,
         (false, false) => Wish::Get,
     };
-    let known_since = told.as_ref().map(|told| told.asked_at);
+    let known_since = told.as_ref().map(|told| told.known_since);
     let who = match told {
         Some(told) => Who::Known(Identity::Client(told.grant)),
         None => identify(node, asked, wish, channels)?,

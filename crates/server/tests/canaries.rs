@@ -203,7 +203,7 @@ async fn nothing_that_was_shown_is_put_out_again() {
     server.terminate();
     let (_, log) = server.wait();
     assert!(log.contains("DEBUG") && log.contains("session opened") && log.contains("refused"));
-    assert!(log.contains("the hook failed"));
+    assert!(log.contains("the hook gave no answer"));
     canaries.check("the log", &log);
 
     let settings = [("FANFARE_KEY", KEY), ("FANFARE_KEY_PREVIOUS", OLD_KEY)];

@@ -1,5 +1,4 @@
-//! The back end decides: who connects (`on_connect`) and what is relayed (`on_message`); and it hears
-//! who is online (`on_presence`).
+//! The back end decides who connects (`on_connect`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -9,41 +8,15 @@ mod support;
 #[path = "support/token.rs"]
 mod token;
 
-use back_end::{BackEnd, Question};
-use serde_json::{Value, json};
-use support::{KEY, PATIENCE, Peer, Said, Server, frame, text};
+use back_end::{BackEnd, Question, asked, metric, post, start, wait_until, with_key};
+use serde_json::json;
+use support::{KEY, PATIENCE, Peer, Said, Server, frame, handshake, text};
 use token::token;
-
-fn with_key() -> String {
-    format!("Authorization: Bearer {KEY}\r\n")
-}
-
-/// A server with this hook, and the back end that it asks.
-async fn start(hook: &str, settings: &[(&str, &str)]) -> (Server, BackEnd) {
-    let back_end = BackEnd::start().await;
-    let (name, url) = (
-        format!("FANFARE_HOOKS_{}", hook.to_uppercase()),
-        back_end.url("/hook"),
-    );
-    let own = [("FANFARE_KEY", KEY), (&name, &url)];
-    (Server::start(&[&own, settings].concat()), back_end)
-}
-
-async fn metric(server: &Server, line: &str) -> Option<u64> {
-    let mut admin = Peer::to(&server.admin_address()).await;
-    let (_, _, text) = admin.request("GET", "/metrics", "", b"").await;
-    let rest = text.lines().find_map(|own| own.strip_prefix(line))?;
-    rest.trim().parse().ok()
-}
 
 /// Sends the head of a handshake, without waiting for its answer.
 async fn knock(server: &Server, path: &str, fields: &str) -> Peer {
     let mut peer = server.connect().await;
-    let head = format!(
-        "GET {path} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{fields}\r\n",
-        server.address
-    );
+    let head = handshake(path, &format!("Host: {}\r\n{fields}", server.address));
     peer.send_head(&head).await;
     peer
 }
@@ -63,12 +36,6 @@ async fn ask_for_stream(server: &Server, path: &str, fields: &str) -> Peer {
     );
     peer.send_head(&head).await;
     peer
-}
-
-async fn post(server: &Server, path: &str, body: &str) -> Value {
-    let (status, _, answer) = server.request("POST", path, &with_key(), body.as_bytes()).await;
-    assert_eq!(status, 200, "{answer}");
-    serde_json::from_str(&answer).unwrap()
 }
 
 /// The page that connects, and its cookie.
@@ -134,12 +101,21 @@ async fn a_page_that_may_not_use_cookies_does_not_get_them_used() {
     let fields = "Origin: https://evil.example\r\nCookie: PHPSESSID=abc\r\n";
     let mut peer = knock(&server, "/ch/a", fields).await;
     assert!(peer.head().await.starts_with("HTTP/1.1 403"));
-    assert!(back_end.is_quiet());
+    assert_eq!(asked(&server, "on_connect").await, 1);
 }
 
 /// What comes of an answer: what a WebSocket, an event stream and a GET get. `None`: they are let in.
 async fn check(answer: fn(Question), path: &str, expected: Option<(u16, u16)>) {
-    let (server, mut back_end) = start("on_connect", &[("FANFARE_HOOKS_TIMEOUT", "200ms")]).await;
+    check_with(&[], answer, path, expected).await;
+}
+
+async fn check_with(
+    settings: &[(&str, &str)],
+    answer: fn(Question),
+    path: &str,
+    expected: Option<(u16, u16)>,
+) {
+    let (server, mut back_end) = start("on_connect", settings).await;
     let peer = knock(&server, path, "").await;
     answer(back_end.asked().await);
     // A browser reads no status of a handshake, so it is opened, and then closed.
@@ -223,6 +199,7 @@ async fn no_is_no() {
 #[tokio::test]
 async fn no_answer_is_no_but_one_may_come_back() {
     check(|question| question.answer(500, ""), "/ch/a", Some((1013, 503))).await;
+    check(|question| question.answer(503, ""), "/ch/a", Some((1013, 503))).await;
     check(|question| question.answer(302, ""), "/ch/a", Some((1013, 503))).await;
     check(
         |question| question.answer(200, "<b>Warning</b>"),
@@ -239,21 +216,99 @@ async fn no_answer_is_no_but_one_may_come_back() {
     // The connection ends.
     check(drop, "/ch/a", Some((1013, 503))).await;
     // No answer at all.
-    check(std::mem::forget, "/ch/a", Some((1013, 503))).await;
+    let hurry = [("FANFARE_HOOKS_TIMEOUT", "200ms")];
+    check_with(&hurry, std::mem::forget, "/ch/a", Some((1013, 503))).await;
 }
 
 #[tokio::test]
 async fn what_the_back_end_grants_can_end() {
+    check(
+        |question| question.answer(200, r#"{"user":"42","exp":1000}"#),
+        "/ch/a",
+        Some((4401, 401)),
+    )
+    .await;
+    // On an open connection too.
     let (server, mut back_end) = start("on_connect", &[]).await;
     let peer = knock(&server, "/ch/a", "").await;
-    back_end.asked().await.answer(200, r#"{"user":"42","exp":1000}"#);
+    let soon = json!({"user": "42", "exp": token::now() + 2}).to_string();
+    back_end.asked().await.answer(200, &soon);
     let mut peer = opened(peer).await;
     assert!(matches!(peer.hear().await, Said::Close(4401, _)));
 }
 
 #[tokio::test]
-async fn who_shows_a_token_or_the_key_is_known() {
+async fn who_is_sent_away_while_the_back_end_is_asked_does_not_come_in() {
     let (server, mut back_end) = start("on_connect", &[]).await;
+    let mut peer = knock(&server, "/ch/a", "").await;
+    let question = back_end.asked().await;
+    let away = server.request("DELETE", "/user/42", &with_key(), b"").await;
+    assert_eq!(away.0, 200);
+    question.answer(200, r#"{"user":"42"}"#);
+    peer = opened(peer).await;
+    assert!(matches!(peer.hear().await, Said::Close(4401, _)));
+    // Whoever is asked about later is welcome.
+    let peer = knock(&server, "/ch/a", "").await;
+    back_end.asked().await.answer(200, r#"{"user":"42"}"#);
+    let mut peer = opened(peer).await;
+    post(&server, "/user/42", "hello").await;
+    assert_eq!(peer.hear().await, text("hello"));
+}
+
+#[tokio::test]
+async fn cookies_count_for_a_post_only_if_the_site_wants_that() {
+    for cookie_post in ["true", "false"] {
+        let settings = [("FANFARE_TOKENS_COOKIE_POST", cookie_post)];
+        let (server, mut back_end) = start("on_connect", &settings).await;
+        let own = page(&server);
+        let same = "Cookie: PHPSESSID=abc\r\nSec-Fetch-Site: same-origin\r\n";
+        let speak = r#"{"user":"42","speak":["orders"]}"#;
+        let wants = cookie_post == "true";
+        for fields in [own.as_str(), same] {
+            let answering = async {
+                if wants {
+                    let question = back_end.asked().await;
+                    assert_eq!(question.json()["transport"], "post");
+                    question.answer(200, speak);
+                }
+            };
+            let request = server.request("POST", "/ch/orders", fields, b"x");
+            let ((status, ..), ()) = tokio::join!(request, answering);
+            assert_eq!(status, if wants { 200 } else { 403 }, "{fields}");
+        }
+        // Cookies that may be anybody's are not looked at.
+        for fields in [
+            "Cookie: PHPSESSID=abc\r\n",
+            "Cookie: PHPSESSID=abc\r\nSec-Fetch-Site: cross-site\r\n",
+        ] {
+            let (status, ..) = server.request("POST", "/ch/orders", fields, b"x").await;
+            assert_eq!(status, 403, "{fields}");
+        }
+        let evil = "Cookie: PHPSESSID=abc\r\nOrigin: https://evil.example\r\n";
+        assert_eq!(server.request("POST", "/ch/orders", evil, b"x").await.0, 403);
+        assert_eq!(asked(&server, "on_connect").await, if wants { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_everybody_who_listens_is_asked_about() {
+    let back_end = BackEnd::start().await;
+    let hook = back_end.url("/hook");
+    let server = Server::start(&[("FANFARE_HOOKS_ON_CONNECT", &hook)]);
+    let mut back_end = back_end;
+    // A token says nothing where there is no key to check it with.
+    for path in ["/ch/private%2F7", "/ch/private%2F7?token=a.b.c"] {
+        let peer = knock(&server, path, "").await;
+        let question = back_end.asked().await;
+        assert_eq!(question.field("fanfare-signature"), None);
+        question.answer(200, r#"{"user":"42"}"#);
+        assert!(matches!(opened(peer).await.hear().await, Said::Close(4403, _)));
+    }
+}
+
+#[tokio::test]
+async fn who_shows_a_token_or_the_key_is_known() {
+    let (server, _back_end) = start("on_connect", &[]).await;
     let mut peer = server
         .websocket(&format!("/ch/a?token={}", token(json!({"sub": "42"}))))
         .await;
@@ -265,17 +320,26 @@ async fn who_shows_a_token_or_the_key_is_known() {
     // A bad token is refused as ever, not asked about.
     let mut bad = server.websocket("/ch/a?token=a.b.c").await;
     assert!(matches!(bad.hear().await, Said::Close(4401, _)));
-    assert!(back_end.is_quiet());
+    assert_eq!(asked(&server, "on_connect").await, 0);
 }
 
 #[tokio::test]
 async fn a_request_that_is_wrong_anyway_is_not_asked_about() {
-    let (server, mut back_end) = start("on_connect", &[]).await;
+    let (server, _back_end) = start("on_connect", &[]).await;
     let mut bad = server.websocket("/ch/a?last=x").await;
     assert!(matches!(bad.hear().await, Said::Close(4400, _)));
     let mut nowhere = server.websocket("/nowhere").await;
     assert!(matches!(nowhere.hear().await, Said::Close(4404, _)));
-    assert!(back_end.is_quiet());
+    // More than a request before the answer is there.
+    let mut early = knock(&server, "/ch/a", "").await;
+    early.send(&vec![0; 17_000]).await;
+    let mut talkative = server.connect().await;
+    let head = handshake("/ch/a", &format!("Host: {}\r\n", server.address));
+    talkative
+        .send(&[head.as_bytes(), &vec![0; 17_000]].concat())
+        .await;
+    assert!(talkative.head().await.starts_with("HTTP/1.1 400"));
+    drop(early);
 }
 
 #[tokio::test]
@@ -291,22 +355,21 @@ async fn only_those_who_asked_wait() {
     let mut listener = server.websocket(&format!("/ch/main?token={token}")).await;
     post(&server, "/ch/a", "meanwhile").await;
     assert_eq!(open.hear().await, text("meanwhile"));
-    // One that goes while it waits is forgotten.
+    // One that goes while it waits is forgotten, and never seen.
     let gone = knock(&server, "/ch/a", "").await;
     let forgotten = back_end.asked().await;
     drop(gone);
+    wait_until(&server, "fanfare_hook_waiting{hook=\"on_connect\"}", 1).await;
+    forgotten.answer(200, r#"{"user":"gone"}"#);
     question.answer(200, "");
     let mut waiting = opened(waiting).await;
     assert_eq!(listener.hear().await, text("early"));
     assert_eq!(listener.hear().await, text("later"));
     post(&server, "/ch/main", "hello").await;
     assert_eq!(waiting.hear().await, text("hello"));
-    forgotten.answer(200, r#"{"user":"gone"}"#);
-    let gone = async {
-        while metric(&server, "fanfare_hook_waiting{hook=\"on_connect\"}").await != Some(0) {}
-        while metric(&server, "fanfare_users").await != Some(1) {}
-    };
-    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    let path = "fanfare_hook_requests_total{hook=\"on_connect\",outcome=\"given_up\"}";
+    assert_eq!(metric(&server, path).await, Some(1));
+    assert_eq!(metric(&server, "fanfare_users").await, Some(1));
 }
 
 #[tokio::test]
@@ -315,18 +378,12 @@ async fn further_requests_of_a_connection_are_asked_about_too() {
     let mut peer = server.connect().await;
     let (status, ..) = peer.request("GET", "/health", "", b"").await;
     assert_eq!(status, 200);
-    let head = format!(
-        "GET /ch/main HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        server.address
-    );
+    let head = handshake("/ch/main", &format!("Host: {}\r\n", server.address));
     peer.send_head(&head).await;
     back_end.asked().await.answer(200, r#"{"user":"7"}"#);
     let mut peer = opened(peer).await;
     // The answer of the handshake is out a moment before the session is open.
-    peer.say("here").await;
-    let here = async { while metric(&server, "fanfare_users").await != Some(1) {} };
-    tokio::time::timeout(PATIENCE, here).await.unwrap();
+    wait_until(&server, "fanfare_users", 1).await;
     post(&server, "/user/7", "hello").await;
     assert_eq!(peer.hear().await, text("hello"));
     let mut slow = server.connect().await;
@@ -343,34 +400,38 @@ async fn further_requests_of_a_connection_are_asked_about_too() {
 }
 
 #[tokio::test]
-async fn a_back_end_that_fails_is_left_alone_for_a_while() {
+async fn a_back_end_that_is_down_is_left_alone_for_a_while() {
     let settings = [
         ("FANFARE_HOOKS_FAILURES_MAX", "2"),
         ("FANFARE_HOOKS_PAUSE", "3600s"),
     ];
     let (server, mut back_end) = start("on_connect", &settings).await;
-    for _ in 0..2 {
-        let peer = knock(&server, "/ch/a", "").await;
-        back_end.asked().await.answer(500, "");
-        assert!(matches!(opened(peer).await.hear().await, Said::Close(1013, _)));
+    let knocks = async |server: &Server| {
+        let peer = knock(server, "/ch/a", "").await;
+        opened(peer).await.hear().await
+    };
+    // An answer that cannot be used may be a peer's doing, which must not cost others anything.
+    for status in [400, 429, 500, 302] {
+        let (said, ()) = tokio::join!(knocks(&server), async {
+            back_end.asked().await.answer(status, "");
+        });
+        assert!(matches!(said, Said::Close(1013, _)), "{status}");
+    }
+    let open = "fanfare_hook_circuit_open{hook=\"on_connect\"}";
+    assert_eq!(metric(&server, open).await, Some(0));
+    for status in [503, 502] {
+        let (said, ()) = tokio::join!(knocks(&server), async {
+            back_end.asked().await.answer(status, "");
+        });
+        assert!(matches!(said, Said::Close(1013, _)), "{status}");
     }
     for _ in 0..3 {
-        let peer = knock(&server, "/ch/a", "").await;
-        assert!(matches!(opened(peer).await.hear().await, Said::Close(1013, _)));
+        assert!(matches!(knocks(&server).await, Said::Close(1013, _)));
     }
-    assert!(back_end.is_quiet());
-    assert_eq!(
-        metric(&server, "fanfare_hook_circuit_open{hook=\"on_connect\"}").await,
-        Some(1)
-    );
-    assert_eq!(
-        metric(
-            &server,
-            "fanfare_hook_requests_total{hook=\"on_connect\",outcome=\"circuit_open\"}"
-        )
-        .await,
-        Some(3)
-    );
+    assert_eq!(asked(&server, "on_connect").await, 6);
+    assert_eq!(metric(&server, open).await, Some(1));
+    let left_alone = "fanfare_hook_requests_total{hook=\"on_connect\",outcome=\"circuit_open\"}";
+    assert_eq!(metric(&server, left_alone).await, Some(3));
 }
 
 #[tokio::test]
@@ -417,7 +478,6 @@ async fn so_many_are_asked_about_at_once_and_so_many_wait() {
     tokio::time::timeout(PATIENCE, two_wait).await.unwrap();
     let third = knock(&server, "/ch/c", "").await;
     assert!(matches!(opened(third).await.hear().await, Said::Close(1013, _)));
-    assert!(back_end.is_quiet());
     question.answer(200, "");
     opened(first).await;
     let question = back_end.asked().await;
@@ -432,194 +492,4 @@ async fn so_many_are_asked_about_at_once_and_so_many_wait() {
         .await,
         Some(1)
     );
-}
-
-#[tokio::test]
-async fn what_clients_say_is_looked_at_before_anybody_hears_it() {
-    let (server, mut back_end) = start("on_message", &[]).await;
-    let user = token(json!({"sub": "42"}));
-    let mut speaker = server.websocket(&format!("/ch/main?token={user}")).await;
-    let mut listener = server.websocket("/ch/main").await;
-    // Several at once stay in order, though each is asked about.
-    let together: Vec<u8> = ["one", "two", "three", "four"]
-        .iter()
-        .flat_map(|say| frame(0x81, say.as_bytes()))
-        .collect();
-    speaker.send(&together).await;
-    let question = back_end.asked().await;
-    assert!(question.is_signed_with(KEY));
-    let expected = json!({"channels": ["main"], "user": "42", "address": "127.0.0.1", "data": "one"});
-    assert_eq!(question.json(), expected);
-    // The server speaks meanwhile, and is not asked about.
-    post(&server, "/ch/main", "from the server").await;
-    assert_eq!(listener.hear().await, text("from the server"));
-    question.answer(202, "");
-    back_end.asked().await.answer(204, "");
-    back_end.asked().await.answer(200, "thr*e");
-    back_end
-        .asked()
-        .await
-        .answer_with(200, "Content-Type: application/octet-stream\r\n", b"f\xffur");
-    for said in [text("one"), text("thr*e"), Said::Binary(b"f\xffur".to_vec())] {
-        assert_eq!(listener.hear().await, said);
-    }
-    // Binary is told as base64.
-    speaker.send(&frame(0x82, b"\xff")).await;
-    let question = back_end.asked().await;
-    assert_eq!(question.json()["base64"], "/w==");
-    question.answer(202, "");
-    assert_eq!(listener.hear().await, Said::Binary(vec![0xff]));
-    assert_eq!(speaker.hear().await, text("from the server"));
-}
-
-#[tokio::test]
-async fn what_was_said_before_a_goodbye_is_said() {
-    let (server, mut back_end) = start("on_message", &[]).await;
-    let mut speaker = server.websocket("/ch/main").await;
-    let mut listener = server.websocket("/ch/main").await;
-    let mut last = [frame(0x81, b"one"), frame(0x81, b"two")].concat();
-    last.extend(frame(0x88, &1000_u16.to_be_bytes()));
-    speaker.send(&last).await;
-    back_end.asked().await.answer(202, "");
-    assert_eq!(speaker.hear().await, Said::Close(1000, String::new()));
-    back_end.asked().await.answer(202, "");
-    assert_eq!(listener.hear().await, text("one"));
-    assert_eq!(listener.hear().await, text("two"));
-}
-
-#[tokio::test]
-async fn what_the_back_end_refuses_or_cannot_judge_is_not_relayed() {
-    for (status, code) in [(422, 4403), (403, 4403), (500, 1013), (429, 1013)] {
-        let (server, mut back_end) = start("on_message", &[]).await;
-        let mut speaker = server.websocket("/ch/main").await;
-        let mut listener = server.websocket("/ch/main").await;
-        let together = [frame(0x81, b"bad"), frame(0x81, b"worse")].concat();
-        speaker.send(&together).await;
-        back_end.asked().await.answer(status, "");
-        assert!(
-            matches!(speaker.hear().await, Said::Close(got, _) if got == code),
-            "{status}"
-        );
-        post(&server, "/ch/main", "end").await;
-        assert_eq!(listener.hear().await, text("end"));
-        assert!(back_end.is_quiet());
-    }
-}
-
-#[tokio::test]
-async fn what_clients_post_is_looked_at_too() {
-    let (server, mut back_end) = start("on_message", &[]).await;
-    let mut listener = server.websocket("/ch/main").await;
-    let mut asked = async |fields: &str, body: &str, answers: &[(u16, &str)]| {
-        let path = if body.contains('\n') { "/ch" } else { "/ch/main" };
-        let answering = async {
-            for (status, body) in answers {
-                back_end.asked().await.answer(*status, body);
-            }
-        };
-        let ((status, _, answer), ()) =
-            tokio::join!(server.request("POST", path, fields, body.as_bytes()), answering);
-        (status, answer)
-    };
-    assert_eq!(asked("", "one", &[(202, "")]).await.0, 200);
-    assert_eq!(listener.hear().await, text("one"));
-    assert_eq!(asked("", "two", &[(200, "zwei")]).await.0, 200);
-    assert_eq!(listener.hear().await, text("zwei"));
-    assert_eq!(
-        asked("", "three", &[(204, "")]).await,
-        (200, "{\"dropped\":true}\n".to_owned())
-    );
-    assert_eq!(asked("", "four", &[(403, "")]).await.0, 403);
-    assert_eq!(asked("", "five", &[(500, "")]).await.0, 503);
-    // All of a batch or none of it; one answer line for each message.
-    let batch = "Content-Type: application/x-ndjson\r\n";
-    let lines = "{\"channel\":\"main\",\"data\":\"a\"}\n{\"channel\":\"main\",\"data\":\"b\"}\n";
-    let (status, answer) = asked(batch, lines, &[(204, ""), (204, "")]).await;
-    assert_eq!(
-        (status, answer.as_str()),
-        (200, "{\"dropped\":true}\n{\"dropped\":true}\n")
-    );
-    let (status, _) = asked(batch, lines, &[(403, ""), (202, "")]).await;
-    assert_eq!(status, 403);
-    let (status, answer) = asked(batch, lines, &[(202, ""), (202, "")]).await;
-    assert_eq!((status, answer.matches("\"id\":").count()), (200, 2));
-    assert_eq!(listener.hear().await, text("a"));
-    assert_eq!(listener.hear().await, text("b"));
-}
-
-/// The users of a batch, with + for online.
-fn changes(question: &Question) -> Vec<String> {
-    let body = question.json();
-    let reports = body["reports"].as_array().unwrap();
-    reports
-        .iter()
-        .map(|report| {
-            assert!(report["at"].as_str().unwrap().ends_with('Z'), "{report}");
-            let sign = if report["online"].as_bool().unwrap() {
-                '+'
-            } else {
-                '-'
-            };
-            format!("{sign}{}", report["user"].as_str().unwrap())
-        })
-        .collect()
-}
-
-#[tokio::test]
-async fn the_back_end_hears_who_comes_and_goes_in_order_and_at_least_once() {
-    let (server, mut back_end) = start("on_presence", &[("FANFARE_SESSIONS_USER_GRACE", "200ms")]).await;
-    let open = async |user: &str| {
-        let token = token(json!({"sub": user}));
-        server.websocket(&format!("/ch/a?token={token}")).await
-    };
-    let first = open("anna").await;
-    let question = back_end.asked().await;
-    assert!(question.is_signed_with(KEY));
-    assert_eq!(question.field("fanfare-hook"), Some("on_presence"));
-    assert_eq!(changes(&question), ["+anna"]);
-    let id = question.json()["id"].clone();
-    // A second tab is no news; others wait behind what was not taken.
-    let second = open("anna").await;
-    let ben = open("ben").await;
-    question.answer(500, "");
-    let again = back_end.asked().await;
-    assert_eq!(
-        (changes(&again), &again.json()["id"]),
-        (vec!["+anna".to_owned()], &id)
-    );
-    drop(again);
-    let again = back_end.asked().await;
-    assert_eq!(again.json()["id"], id);
-    again.answer(200, "");
-    let next = back_end.asked().await;
-    assert_eq!(changes(&next), ["+ben"]);
-    assert_ne!(next.json()["id"], id);
-    next.answer(204, "");
-    drop((first, ben));
-    let question = back_end.asked().await;
-    assert_eq!(changes(&question), ["-ben"]);
-    question.answer(204, "");
-    drop(second);
-    let question = back_end.asked().await;
-    assert_eq!(changes(&question), ["-anna"]);
-    question.answer(204, "");
-    let sent = async { while metric(&server, "fanfare_presence_reports_sent_total").await != Some(4) {} };
-    tokio::time::timeout(PATIENCE, sent).await.unwrap();
-    assert_eq!(
-        metric(&server, "fanfare_presence_requests_failed_total").await,
-        Some(2)
-    );
-}
-
-#[tokio::test]
-async fn what_was_reported_last_is_sent_before_the_server_ends() {
-    let (server, mut back_end) = start("on_presence", &[]).await;
-    let token = token(json!({"sub": "anna"}));
-    let _open = server.websocket(&format!("/ch/a?token={token}")).await;
-    let question = back_end.asked().await;
-    server.terminate();
-    question.answer(204, "");
-    let (status, logs) = tokio::task::spawn_blocking(move || server.wait()).await.unwrap();
-    assert!(status.success());
-    assert!(!logs.contains("could not be sent"), "{logs}");
 }

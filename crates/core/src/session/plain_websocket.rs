@@ -82,9 +82,16 @@ pub struct PlainWebSocket {
     /// When the token that let the peer in runs out.
     deadline: Moment,
     refresh: Refresh,
+    life: Life,
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Life {
+    Open,
     /// Nothing is read for now.
-    is_paused: bool,
-    over: bool,
+    Paused,
+    Over,
 }
 
 /// Whether a text may be a fresh token.
@@ -117,8 +124,7 @@ impl PlainWebSocket {
             refreshes: Bucket::default(),
             deadline: Moment::NEVER,
             refresh: Refresh::Never,
-            is_paused: false,
-            over: false,
+            life: Life::Open,
         }
     }
 
@@ -151,11 +157,15 @@ impl PlainWebSocket {
     }
 
     pub(super) fn on_paused(&mut self) {
-        self.is_paused = true;
+        if self.life == Life::Open {
+            self.life = Life::Paused;
+        }
     }
 
     pub(super) fn on_resumed(&mut self, now: Moment) {
-        self.is_paused = false;
+        if self.life == Life::Paused {
+            self.life = Life::Open;
+        }
         self.heard_at = now;
         if self.unfinished_since != Moment::NEVER {
             self.unfinished_since = now;
@@ -163,13 +173,13 @@ impl PlainWebSocket {
     }
 
     pub(super) fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) -> usize {
-        if self.over {
+        if self.life == Life::Over {
             return 0;
         }
         self.heard_at = now;
         let mut input = bytes;
         let mut pongs = Pongs::default();
-        while !self.over {
+        while self.life != Life::Over {
             match self.decoder.decode(&mut input, &self.settings.decode) {
                 Ok(None) => break,
                 Ok(Some(Event::Message { kind, data })) => {
@@ -203,7 +213,7 @@ impl PlainWebSocket {
                 }
             }
         }
-        if !self.over {
+        if self.life != Life::Over {
             pongs.send(actions);
         }
         if !self.decoder.is_unfinished() {
@@ -211,7 +221,7 @@ impl PlainWebSocket {
         } else if self.unfinished_since == Moment::NEVER {
             self.unfinished_since = now;
         }
-        if self.over { 0 } else { input.len() }
+        if self.life == Life::Over { 0 } else { input.len() }
     }
 
     fn may_control(&mut self, now: Moment) -> bool {
@@ -226,7 +236,7 @@ impl PlainWebSocket {
         wait: Duration,
         actions: &mut Vec<Action>,
     ) {
-        if self.over {
+        if self.life == Life::Over {
             return;
         }
         actions.push(Action::Limited(limit));
@@ -286,7 +296,7 @@ impl PlainWebSocket {
     }
 
     pub(super) fn on_timeout(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        if self.over {
+        if self.life == Life::Over {
             return;
         }
         if now >= self.deadline {
@@ -303,7 +313,7 @@ impl PlainWebSocket {
             return;
         }
         let silence = now - self.heard_at;
-        if !self.is_paused && silence >= self.settings.ping_interval.saturating_mul(2) {
+        if self.life == Life::Open && silence >= self.settings.ping_interval.saturating_mul(2) {
             return self.close(Disconnect::Idle(silence), actions);
         }
         self.ping_at = now + self.settings.ping_interval;
@@ -311,7 +321,7 @@ impl PlainWebSocket {
     }
 
     pub(super) fn poll_timeout(&self) -> Moment {
-        if self.over {
+        if self.life == Life::Over {
             return Moment::NEVER;
         }
         self.ping_at.min(self.deadline).min(self.incomplete_at())
@@ -319,7 +329,7 @@ impl PlainWebSocket {
 
     /// When the message that is still incomplete has taken too long.
     fn incomplete_at(&self) -> Moment {
-        if self.is_paused {
+        if self.life == Life::Paused {
             Moment::NEVER
         } else {
             self.unfinished_since + self.settings.message_time_max
@@ -327,7 +337,7 @@ impl PlainWebSocket {
     }
 
     pub(super) fn close(&mut self, why: Disconnect, actions: &mut Vec<Action>) {
-        if std::mem::replace(&mut self.over, true) {
+        if std::mem::replace(&mut self.life, Life::Over) == Life::Over {
             return;
         }
         let farewell = why.plain_code().map(|code| {

@@ -25,7 +25,6 @@ use bytes::Bytes;
 use fanfare_core::auth::Grant;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::moment::Moment;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use serde::Serialize;
 
@@ -70,8 +69,9 @@ pub(crate) struct Stranger {
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) grant: Grant,
-    /// When it was asked: what happened later it may not have known.
-    pub(crate) asked_at: Moment,
+    /// Who was sent away when it was asked (`People::dismissals`): what happened later it may not have
+    /// known.
+    pub(crate) known_since: u64,
 }
 
 #[derive(Serialize)]
@@ -89,7 +89,7 @@ struct Body<'a> {
 ///
 /// The refusal that the stranger gets.
 pub(crate) async fn ask(node: &Arc<Node>, stranger: Stranger) -> Result<Told, Refusal> {
-    let asked_at = node.clock.now();
+    let known_since = node.people.lock().dismissals();
     let Some(hook) = &node.hooks.connect else {
         return Err(Refusal::HookFailed);
     };
@@ -99,10 +99,10 @@ pub(crate) async fn ask(node: &Arc<Node>, stranger: Stranger) -> Result<Told, Re
         return Err(Refusal::Unauthorized(why.into()));
     }
     let user = grant.user.as_ref();
-    if user.is_some_and(|user| node.people.lock().was_dismissed_since(user, asked_at)) {
+    if user.is_some_and(|user| node.people.lock().was_dismissed_since(user, known_since)) {
         return Err(Refusal::Unauthorized(DISMISSED.into()));
     }
-    Ok(Told { grant, asked_at })
+    Ok(Told { grant, known_since })
 }
 
 fn question(stranger: &Stranger) -> Question {

@@ -518,7 +518,7 @@ fn arrive(
     session: SessionId,
     user: &UserId,
     channels: &[ChannelName],
-    known_since: Option<Moment>,
+    known_since: Option<u64>,
 ) {
     let node = &shard.node;
     let place = shard.place(key);

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::support::PATIENCE;
+use super::support::{KEY, PATIENCE, Peer, Server, bearer};
 
 pub struct BackEnd {
     pub address: String,
@@ -54,11 +54,6 @@ impl BackEnd {
     pub async fn asked(&mut self) -> Question {
         let asked = tokio::time::timeout(PATIENCE, self.questions.recv()).await;
         asked.expect("nothing was asked for a minute").unwrap()
-    }
-
-    /// Whether nothing was asked that the test does not know of.
-    pub fn is_quiet(&mut self) -> bool {
-        self.questions.try_recv().is_err()
     }
 }
 
@@ -146,4 +141,49 @@ async fn serve(mut socket: TcpStream, asked: mpsc::UnboundedSender<Question>) {
             return;
         }
     }
+}
+
+pub fn with_key() -> String {
+    bearer(KEY)
+}
+
+/// A server with this hook, and the back end that it asks.
+pub async fn start(hook: &str, settings: &[(&str, &str)]) -> (Server, BackEnd) {
+    let back_end = BackEnd::start().await;
+    let (name, url) = (
+        format!("FANFARE_HOOKS_{}", hook.to_uppercase()),
+        back_end.url("/hook"),
+    );
+    let own = [("FANFARE_KEY", KEY), (&name, &url)];
+    (Server::start(&[&own, settings].concat()), back_end)
+}
+
+pub async fn metric(server: &Server, line: &str) -> Option<u64> {
+    let mut admin = Peer::to(&server.admin_address()).await;
+    let (_, _, text) = admin.request("GET", "/metrics", "", b"").await;
+    let rest = text.lines().find_map(|own| own.strip_prefix(line))?;
+    rest.trim().parse().ok()
+}
+
+/// How many questions have reached the back end, or should have.
+pub async fn asked(server: &Server, hook: &str) -> u64 {
+    let mut sum = 0;
+    for outcome in ["answered", "unusable", "failed"] {
+        let line = format!("fanfare_hook_requests_total{{hook=\"{hook}\",outcome=\"{outcome}\"}}");
+        sum += metric(server, &line).await.unwrap_or(0);
+    }
+    sum
+}
+
+/// Asks again and again until a metric has this value.
+pub async fn wait_until(server: &Server, line: &str, value: u64) {
+    let reached = async { while metric(server, line).await != Some(value) {} };
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    reached.unwrap_or_else(|_| panic!("{line} did not become {value}"));
+}
+
+pub async fn post(server: &Server, path: &str, body: &str) -> Value {
+    let (status, _, answer) = server.request("POST", path, &with_key(), body.as_bytes()).await;
+    assert_eq!(status, 200, "{answer}");
+    serde_json::from_str(&answer).unwrap()
 }
