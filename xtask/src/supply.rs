@@ -17,8 +17,7 @@ const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// Names and versions of all crates that some build uses, on any system.
 fn built() -> Result<BTreeSet<String>> {
-    let arguments =
-        "tree --workspace --locked --target all --edges normal,build,dev --prefix none --format {p}";
+    let arguments = "tree --workspace --all-features --locked --target all --edges normal,build,dev --prefix none --format {p}";
     let tree = Command::new("cargo").args(arguments.split(' ')).output()?;
     ensure!(tree.status.success(), "cargo tree failed");
     let crates = String::from_utf8(tree.stdout)?;
@@ -48,7 +47,7 @@ pub(crate) fn run() -> Result<Vec<String>> {
     };
     let (allowed, banned) = (list("licenses", "allow"), list("bans", "deny"));
     let metadata = Command::new("cargo")
-        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(["metadata", "--all-features", "--format-version", "1", "--locked"])
         .output()?;
     let metadata: Value = serde_json::from_slice(&metadata.stdout).context("cargo metadata failed")?;
     let mut found = Vec::new();

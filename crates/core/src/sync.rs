@@ -1,6 +1,6 @@
 //! The locks, counters and cells through which threads meet, named in one place.
 //!
-//! A normal build has those of the standard library. With `--cfg loom` or `--cfg shuttle` the
+//! A normal build has those of the standard library. With the feature `loom` or `shuttle` the
 //! same names are models of them, whose every step a scheduler decides: so the proofs
 //! (`crates/proofs`) run the code that ships, not a copy of it. Whatever two shards share is made
 //! of what is here.
@@ -10,20 +10,20 @@
 
 use std::fmt;
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 use loom::sync as provided;
-#[cfg(all(shuttle, not(loom)))]
+#[cfg(all(feature = "shuttle", not(feature = "loom")))]
 use shuttle::sync as provided;
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(feature = "loom", feature = "shuttle")))]
 use std::sync as provided;
 
 pub use provided::MutexGuard;
 pub use provided::atomic::{AtomicU64, AtomicUsize};
-#[cfg(not(any(loom, shuttle)))]
+#[cfg(not(any(feature = "loom", feature = "shuttle")))]
 pub use std::sync::OnceLock;
 pub use std::sync::atomic::Ordering;
 
-#[cfg(any(loom, shuttle))]
+#[cfg(any(feature = "loom", feature = "shuttle"))]
 pub use model::OnceLock;
 
 /// A lock without poison: what a thread that panicked had locked stays usable. A shard that
@@ -55,7 +55,7 @@ impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
 }
 
 /// What the tools do not bring.
-#[cfg(any(loom, shuttle))]
+#[cfg(any(feature = "loom", feature = "shuttle"))]
 mod model {
     /// As [`std::sync::OnceLock`]: the first to ask makes the value, who asks meanwhile waits, and
     /// all get the same. Here every look takes the lock; the real one is spared that by an atomic

@@ -1,6 +1,6 @@
 //! Proofs of what Fanfare's threads share. Empty in a normal build; `cargo xtask test --only proofs`
-//! builds it with `--cfg loom` (every order of events of a small case, by loom) and with
-//! `--cfg shuttle` (a great many orders of a large one, by shuttle).
+//! builds it with the feature `loom` (every order of events of a small case, by loom) and with
+//! the feature `shuttle` (a great many orders of a large one, by shuttle).
 //!
 //! What is tried is the code that ships: `fanfare_core` itself, whose locks and counters are then
 //! models (`fanfare_core::sync`), and the files of the server that have no runtime in them, as
@@ -10,7 +10,7 @@
 //!
 //! [`planted`] has the same files with mistakes in them, which the proofs must find.
 
-#![cfg(any(loom, shuttle))]
+#![cfg(any(feature = "loom", feature = "shuttle"))]
 // The server's files stand where more of them is private.
 #![allow(unreachable_pub, dead_code)]
 

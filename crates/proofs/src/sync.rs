@@ -2,9 +2,9 @@
 //! shipped files use.
 
 pub use fanfare_core::sync::*;
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 use loom::sync::Condvar;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 use shuttle::sync::Condvar;
 
 /// What `tokio::sync::Notify` promises where one task waits: [`Notify::notify_one`] wakes it, or

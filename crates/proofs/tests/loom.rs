@@ -1,7 +1,7 @@
 //! Every order of events of small cases, or every order with at most so many preemptions: switches
 //! away from a thread that could have gone on. With `FANFARE_PROOFS=full`, more of them.
 
-#![cfg(loom)]
+#![cfg(feature = "loom")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::semicolon_if_nothing_returned)]
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 //!
 //! Orders are chosen in two ways. With `FANFARE_PROOFS=full` there are ten times as many.
 
-#![cfg(all(shuttle, not(loom)))]
+#![cfg(all(feature = "shuttle", not(feature = "loom")))]
 #![allow(missing_docs, clippy::unwrap_used, clippy::semicolon_if_nothing_returned)]
 
 use std::sync::{Arc, Mutex};
