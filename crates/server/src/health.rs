@@ -2,8 +2,8 @@
 //!
 //! Readiness is shown, not believed: a session of the node's own connects through the listening
 //! port like anybody, a publication is sent, and it must come back through that socket; through
-//! each port that there is, with TLS or without, and through the Unix socket. The probe has an app of its own, so nothing of it
-//! is seen in the channels or figures of users.
+//! each port that there is, with TLS or without, and through the Unix socket. The probe has an app of
+//! its own, so nothing of it is seen in the channels or figures of users.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use fanfare_core::publication::{DataKind, Draft};
 use fanfare_core::wire::proxy;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
 use crate::listen::Port;
 use crate::node::Node;
@@ -27,15 +28,23 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Time between probes until the first has come back.
 const FIRST_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Probes until it is said that the node does not get ready.
+const FIRST_TRIES_MAX: u32 = 200;
+
 /// Time for a probe to come back.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
 /// Probes until the end of the process.
 pub(crate) async fn probe(node: Arc<Node>, ports: Vec<Port>) {
+    let own = node.tls.as_ref().map(Acceptor::own);
+    let connector = own.map(tls::client::probe).and_then(|made| {
+        made.inspect_err(|error| tracing::error!(%error, "no TLS for the probe"))
+            .ok()
+    });
     let mut beats: Vec<u64> = Vec::new();
     let mut tries = 0_u32;
     loop {
-        let probed = tokio::time::timeout(PROBE_MAX, all(&node, &ports)).await;
+        let probed = tokio::time::timeout(PROBE_MAX, all(&node, &ports, connector.as_ref())).await;
         let mut outcome = probed.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         let came_back = outcome.is_ok();
         // One connection tests one shard; that the others live shows in their clocks.
@@ -53,7 +62,7 @@ pub(crate) async fn probe(node: Arc<Node>, ports: Vec<Port>) {
                 outcome = Err(std::io::Error::other("a shard stands still"));
             }
         }
-        if came_back || tries > 200 {
+        if came_back || tries > FIRST_TRIES_MAX {
             node.set_ready(outcome);
             tokio::time::sleep(INTERVAL).await;
         } else {
@@ -72,7 +81,7 @@ fn reachable(ip: IpAddr) -> IpAddr {
 }
 
 /// Comes in by every port, one after the other.
-async fn all(node: &Node, ports: &[Port]) -> std::io::Result<()> {
+async fn all(node: &Node, ports: &[Port], connector: Option<&TlsConnector>) -> std::io::Result<()> {
     for port in ports {
         let address = SocketAddr::new(reachable(port.address.ip()), port.address.port());
         let socket = connect(node, address).await?;
@@ -80,8 +89,7 @@ async fn all(node: &Node, ports: &[Port]) -> std::io::Result<()> {
             once(node, socket).await?;
             continue;
         }
-        let own = node.tls.as_ref().map(Acceptor::own).unwrap_or_default();
-        let connector = tls::client::probe(own).map_err(std::io::Error::other)?;
+        let connector = connector.ok_or_else(|| std::io::Error::other("no TLS for the probe"))?;
         let name = address.ip().into();
         once(node, connector.connect(name, socket).await?).await?;
     }

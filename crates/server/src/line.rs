@@ -182,10 +182,26 @@ impl Tls {
         ended
     }
 
-    /// Hands plain text to TLS, as much as goes at a time. Only when nothing encrypted waits.
-    pub(crate) fn encrypt(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Encrypts, as much as goes at a time, and writes it as far as the socket takes it; behind what was
+    /// encrypted before. `WouldBlock`: that waits still, and nothing was taken. What does not go now
+    /// goes before the next, or with [`Self::pump`].
+    pub(crate) fn write(&mut self, socket: &mut dyn Write, bytes: &[u8]) -> io::Result<usize> {
+        if !self.pump(socket)? {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let part = bytes.get(..PLAINTEXT_MAX).unwrap_or(bytes);
-        self.connection.writer().write(part)
+        let count = self.connection.writer().write(part)?;
+        self.pump(socket)?;
+        Ok(count)
+    }
+
+    /// Says goodbye: TLS has an end of its own, without which a cut line looks like an end. `false`:
+    /// the socket is full.
+    pub(crate) fn say_end(&mut self, socket: &mut dyn Write) -> io::Result<bool> {
+        if self.step == Step::Done {
+            self.connection.send_close_notify();
+        }
+        self.pump(socket)
     }
 
     /// Writes what is encrypted, as far as the socket takes it. Says whether all of it went.
@@ -270,14 +286,12 @@ impl Line {
         })
     }
 
-    /// Says goodbye: TLS has an end of its own, without which a cut line looks like an end. `false`:
-    /// the socket is full.
+    /// See [`Tls::say_end`].
     pub(crate) fn say_end(&mut self) -> io::Result<bool> {
-        let Some(tls) = &mut self.tls else { return Ok(true) };
-        if tls.step == Step::Done {
-            tls.connection.send_close_notify();
+        match &mut self.tls {
+            Some(tls) => tls.say_end(&mut &self.socket),
+            None => Ok(true),
         }
-        tls.pump(&mut &self.socket)
     }
 }
 
@@ -313,20 +327,15 @@ struct Encrypting<'a> {
 
 impl WriteVectored for Encrypting<'_> {
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        if !self.tls.pump(&mut self.socket)? {
-            return Err(ErrorKind::WouldBlock.into());
-        }
         let room = PLAINTEXT_MAX.min(self.scratch.len());
-        let count = match slices {
+        match slices {
             // While something is read, the room is in use.
-            [first, ..] if slices.len() == 1 || room == 0 => self.tls.encrypt(first)?,
+            [first, ..] if slices.len() == 1 || room == 0 => self.tls.write(&mut self.socket, first),
             _ => {
                 let room = self.scratch.get_mut(..room).unwrap_or_default();
-                self.tls.encrypt(gather(slices, room))?
+                self.tls.write(&mut self.socket, gather(slices, room))
             }
-        };
-        self.tls.pump(&mut self.socket)?;
-        Ok(count)
+        }
     }
 }
 

@@ -159,13 +159,11 @@ impl AsyncWrite for LineIo {
         let Some(tls) = &mut this.tls else {
             return Pin::new(&mut this.socket).poll_write(cx, bytes);
         };
-        ready!(poll_pump(tls, &mut this.socket, cx))?;
-        let count = tls.encrypt(bytes)?;
-        // What does not go now goes before the next, or with the flush.
-        if let Poll::Ready(Err(error)) = poll_pump(tls, &mut this.socket, cx) {
-            return Poll::Ready(Err(error));
+        let socket = &mut this.socket;
+        match tls.write(&mut Polled { socket, cx }, bytes) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
+            written => Poll::Ready(written),
         }
-        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -179,8 +177,10 @@ impl AsyncWrite for LineIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Some(tls) = &mut this.tls {
-            tls.connection.send_close_notify();
-            ready!(poll_pump(tls, &mut this.socket, cx))?;
+            let socket = &mut this.socket;
+            if !tls.say_end(&mut Polled { socket, cx })? {
+                return Poll::Pending;
+            }
         }
         Pin::new(&mut this.socket).poll_shutdown(cx)
     }
