@@ -9,13 +9,15 @@
 // The rows of a table stay apart, also where they come to the same.
 #![allow(clippy::unwrap_used, clippy::match_same_arms)]
 
+#[path = "support/back_end.rs"]
+mod back_end;
 mod support;
-
 #[path = "support/token.rs"]
 mod token;
 
 use std::collections::BTreeMap;
 
+use back_end::BackEnd;
 use serde_json::{Value, json};
 use support::{KEY, Peer, Said, Server, bearer, frame, handshake};
 use token::{claims, now, signed, token};
@@ -144,6 +146,8 @@ enum Place {
     Query,
     /// A cookie, and what the browser says of the page that asks.
     Cookie(Page),
+    /// Nowhere: a session of the back end knows it, by its own cookie, and the server asks (`on_connect`).
+    Session(Page),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -160,7 +164,7 @@ enum Page {
     CrossSite,
 }
 
-const PLACES: [Place; 7] = [
+const PLACES: [Place; 11] = [
     Place::Field,
     Place::Query,
     Place::Cookie(Page::Own),
@@ -168,6 +172,10 @@ const PLACES: [Place; 7] = [
     Place::Cookie(Page::Unsaid),
     Place::Cookie(Page::SameOrigin),
     Place::Cookie(Page::CrossSite),
+    Place::Session(Page::Own),
+    Place::Session(Page::Foreign),
+    Place::Session(Page::Unsaid),
+    Place::Session(Page::SameOrigin),
 ];
 
 /// Public, open to talk; public; private; private and in the list of those open to talk; a user's
@@ -247,6 +255,51 @@ fn credential(cell: &Cell) -> Option<String> {
     })
 }
 
+/// What a session of the back end says of its owner; `None`: there is no session.
+fn session(cell: &Cell) -> Option<Value> {
+    let channel = cell.channel;
+    Some(match cell.shown {
+        Shown::Nothing => json!({}),
+        Shown::Expired => json!({"user": "42", "listen": ["*"], "speak": ["*"], "exp": now() - 3_600}),
+        Shown::Endless => json!({"user": "42", "listen": ["*"], "speak": ["*"]}),
+        Shown::NumberForUser => json!({"user": 42, "listen": ["*"], "speak": ["*"]}),
+        Shown::User(user) => json!({"user": user}),
+        Shown::Listen => json!({"user": "7", "listen": [channel]}),
+        Shown::Speak => json!({"user": "7", "speak": [channel]}),
+        Shown::Both => json!({"user": "7", "listen": [channel], "speak": [channel]}),
+        Shown::Everything => json!({"user": "7", "listen": ["*"], "speak": ["*"]}),
+        Shown::Elsewhere => json!({"user": "7", "listen": ["private/70"], "speak": ["orders/*"]}),
+        _ => return None,
+    })
+}
+
+/// A back end that answers what the session in the cookie says, and nothing of who brings none.
+async fn sessions() -> String {
+    let mut back_end = BackEnd::start().await;
+    let url = back_end.url("/connect");
+    tokio::spawn(async move {
+        loop {
+            let question = back_end.asked_ever().await;
+            let cookie = question
+                .field("cookie")
+                .and_then(|field| field.split("PHPSESSID=").nth(1));
+            match cookie.map(str::to_owned) {
+                None => question.answer(204, ""),
+                Some(id) if id == "unknown" => question.answer(401, ""),
+                Some(id) => {
+                    let json: Vec<u8> = id.as_bytes().chunks(2).map(digits).collect();
+                    question.answer(200, std::str::from_utf8(&json).unwrap());
+                }
+            }
+        }
+    });
+    url
+}
+
+fn digits(pair: &[u8]) -> u8 {
+    u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()
+}
+
 // The oracle. Its first half is the text of the documents as tables; nothing of it comes from the code.
 
 /// Which channels are private, and which are open to talk, by the settings of [`start`].
@@ -284,11 +337,18 @@ fn who(with_key: bool, cell: &Cell) -> Who {
         // tokens.cookie_post".
         Place::Cookie(Page::Own | Page::SameOrigin) => cell.way.listens(),
         Place::Cookie(Page::Foreign | Page::Unsaid | Page::CrossSite) => false,
+        // "Cookies come along only if the page that connects may use them", and for what is no listening
+        // only with tokens.cookie_post.
+        Place::Session(Page::Own | Page::SameOrigin) => cell.way.listens(),
+        Place::Session(_) => false,
     };
     if !counts {
         return Who::Anonymous;
     }
+    let is_session = matches!(cell.place, Place::Session(_));
     match cell.shown {
+        // "a number is taken for its text"; `exp` is optional.
+        Shown::NumberForUser | Shown::Endless if is_session => Who::Client("42", true, true),
         Shown::Nothing => Who::Anonymous,
         // The key has one place.
         Shown::Key | Shown::OldKey if cell.place == Place::Field => Who::Server,
@@ -307,7 +367,7 @@ fn who(with_key: bool, cell: &Cell) -> Who {
 /// is said to have spoken.
 fn expected(with_key: bool, cell: &Cell) -> (u16, Option<&'static str>) {
     let Cell { way, channel, .. } = *cell;
-    if cell.place == Place::Cookie(Page::Foreign) {
+    if let Place::Cookie(Page::Foreign) | Place::Session(Page::Foreign) = cell.place {
         // "a wrong origin is refused before", whatever else is in the request.
         return (403, None);
     }
@@ -358,18 +418,28 @@ fn request(server: &Server, cell: &Cell) -> (String, String) {
     let mut query = vec!["echo=1".to_owned()];
     let mut fields = String::new();
     match (cell.place, credential(cell)) {
+        (Place::Session(_), _) => {
+            let session = session(cell).map(|says| says.to_string());
+            let id = session.map(|says| says.bytes().map(|byte| format!("{byte:02x}")).collect());
+            let id: String = id.unwrap_or_else(|| "unknown".to_owned());
+            fields = format!("Cookie: a=b; PHPSESSID={id}\r\n");
+        }
         (_, None) => {}
         (Place::Field, Some(text)) => fields = bearer(&text),
         (Place::Query, Some(text)) => query.push(format!("token={}", text.replace(' ', "+"))),
         (Place::Cookie(_), Some(text)) => fields = format!("Cookie: a=b; fanfare_token={text}\r\n"),
     }
     let own = format!("Origin: http://{}\r\n", server.address);
-    fields.push_str(match cell.place {
-        Place::Cookie(Page::Own) => &own,
-        Place::Cookie(Page::Foreign) => "Origin: https://evil.example\r\n",
-        Place::Cookie(Page::SameOrigin) => "Sec-Fetch-Site: same-origin\r\n",
-        Place::Cookie(Page::CrossSite) => "Sec-Fetch-Site: cross-site\r\n",
-        Place::Cookie(Page::Unsaid) | Place::Field | Place::Query => "",
+    let page = match cell.place {
+        Place::Cookie(page) | Place::Session(page) => page,
+        Place::Field | Place::Query => Page::Unsaid,
+    };
+    fields.push_str(match page {
+        Page::Own => &own,
+        Page::Foreign => "Origin: https://evil.example\r\n",
+        Page::SameOrigin => "Sec-Fetch-Site: same-origin\r\n",
+        Page::CrossSite => "Sec-Fetch-Site: cross-site\r\n",
+        Page::Unsaid => "",
     });
     match cell.way {
         Way::Kept | Way::WebSocketKept | Way::EventStreamKept => query.push("last=5".to_owned()),
@@ -472,7 +542,8 @@ async fn ask(server: &Server, cell: &Cell, number: usize) -> u16 {
     }
 }
 
-fn start(with_key: bool) -> Server {
+async fn start(with_key: bool) -> Server {
+    let sessions = sessions().await;
     let mut settings = vec![
         ("FANFARE_CHANNELS_TALK", "main,private/open"),
         ("FANFARE_CHANNELS_PRESENCE", "orders,private/7"),
@@ -481,6 +552,7 @@ fn start(with_key: bool) -> Server {
     ];
     if with_key {
         settings.extend([("FANFARE_KEY", KEY), ("FANFARE_KEY_PREVIOUS", OLD_KEY)]);
+        settings.push(("FANFARE_HOOKS_ON_CONNECT", &sessions));
     }
     Server::start(&settings)
 }
@@ -520,7 +592,7 @@ async fn witness(server: &Server, with_key: bool) -> Peer {
 
 /// Tries all cells on one server. What was said must be heard, with its speaker, and nothing else.
 async fn check_all(with_key: bool) {
-    let server = start(with_key);
+    let server = start(with_key).await;
     let mut witness = witness(&server, with_key).await;
     let (mut wrong, mut outcomes, mut count) = (Vec::new(), BTreeMap::<u16, usize>::new(), 0);
     let mut said = BTreeMap::new();
@@ -579,7 +651,7 @@ async fn check_all(with_key: bool) {
 /// What one publishes under an idempotency key does not take the place of what another does.
 #[tokio::test]
 async fn an_idempotency_key_is_its_senders_own() {
-    let server = start(true);
+    let server = start(true).await;
     let mut listener = server.websocket("/").await;
     let who = [
         String::new(),

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::support::{KEY, PATIENCE, Peer, Server, bearer};
+use super::support::{KEY, PATIENCE, Server, bearer};
 
 pub struct BackEnd {
     pub address: String,
@@ -48,6 +48,14 @@ impl BackEnd {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// What is asked next, however long that takes; ends with the test.
+    pub async fn asked_ever(&mut self) -> Question {
+        match self.questions.recv().await {
+            Some(question) => question,
+            None => std::future::pending().await,
+        }
     }
 
     /// What is asked next.
@@ -159,10 +167,7 @@ pub async fn start(hook: &str, settings: &[(&str, &str)]) -> (Server, BackEnd) {
 }
 
 pub async fn metric(server: &Server, line: &str) -> Option<u64> {
-    let mut admin = Peer::to(&server.admin_address()).await;
-    let (_, _, text) = admin.request("GET", "/metrics", "", b"").await;
-    let rest = text.lines().find_map(|own| own.strip_prefix(line))?;
-    rest.trim().parse().ok()
+    server.admin_metric(line).await
 }
 
 /// How many questions have reached the back end, or should have.
