@@ -65,6 +65,9 @@ pub enum Refusal {
         /// When it may be tried again, in seconds.
         seconds: u64,
     },
+    /// The address may not connect, and a proxy that is believed has asked for it.
+    #[error("this address is not let in here (network.allow, network.deny)")]
+    NotLetIn,
     /// The address has as many connections as it may have.
     #[error("too many connections from this address, try again later (limits.connections_per_address)")]
     AddressFull,
@@ -106,7 +109,7 @@ impl Refusal {
         match self {
             Self::BadRequest(_) => 400,
             Self::Unauthorized(_) => 401,
-            Self::Forbidden(_) | Self::WrongOrigin(_) => 403,
+            Self::Forbidden(_) | Self::WrongOrigin(_) | Self::NotLetIn => 403,
             Self::NotFound(_) => 404,
             Self::MethodNotAllowed { .. } => 405,
             Self::TooSlow => 408,
@@ -123,7 +126,7 @@ impl Refusal {
         match self {
             Self::BadRequest(_) | Self::MethodNotAllowed { .. } | Self::LostUpgrade => 4400,
             Self::Unauthorized(_) => 4401,
-            Self::Forbidden(_) | Self::WrongOrigin(_) | Self::WrongHost(_) => 4403,
+            Self::Forbidden(_) | Self::WrongOrigin(_) | Self::WrongHost(_) | Self::NotLetIn => 4403,
             Self::NotFound(_) => 4404,
             Self::TooSlow => 4408,
             Self::TooLarge { .. } => 1009,
@@ -147,6 +150,7 @@ impl Refusal {
             Self::TooSlow => "too_slow",
             Self::LostUpgrade => "lost_upgrade",
             Self::TooFast { .. } => "too_fast",
+            Self::NotLetIn => "not_let_in",
             Self::AddressFull => "address_full",
             Self::Full => "full",
             Self::Overloaded => "overloaded",

@@ -62,15 +62,16 @@ pub struct Limits {
     /// connection is closed. Default 20/s burst 100.
     pub connects_per_address: Rate,
 
-    /// New connections of the node. More of them wait until they are accepted. Default 1000/s burst
-    /// 2000.
+    /// New WebSockets and event streams of the node. Beyond that nobody is accepted until there is room
+    /// again. Default 1000/s burst 2000.
     pub connects: Rate,
 
     /// Whether connections from this machine (loopback) count for the limits per address. Default
     /// false.
     pub count_loopback: bool,
 
-    /// Addresses that are told apart. With more, new ones count as one. Default 100,000.
+    /// Addresses, and users who speak, that are told apart. With more, new ones count as one. 0 means twice
+    /// as many as `connections_max`, and at least 100,000. Default 0.
     pub addresses_max: usize,
 
     /// Failed attempts of one address to show a key or token. Then none is looked at for
@@ -178,7 +179,7 @@ impl Default for Limits {
             connects_per_address: Rate::per_second(20, 100),
             connects: Rate::per_second(1_000, 2_000),
             count_loopback: false,
-            addresses_max: 100_000,
+            addresses_max: 0,
             auth_failures_per_address: Rate::per_minute(20, 20),
             auth_failures_pause: Duration::from_mins(1),
             messages_per_connection: Rate::per_second(50, 200),
@@ -259,7 +260,6 @@ impl Limits {
             ("subscriptions_max", self.subscriptions_max),
             ("connections_per_user", self.connections_per_user),
             ("connections_per_address", self.connections_per_address),
-            ("addresses_max", self.addresses_max),
             ("mailbox_publications_max", self.mailbox_publications_max),
             ("channels_max", self.channels_max),
             ("head_bytes_max", self.head_bytes_max),

@@ -64,6 +64,16 @@ impl Rate {
         self.count == 0
     }
 
+    /// So many times as often, and as many at once.
+    #[must_use]
+    pub fn times(self, times: u32) -> Self {
+        Self {
+            count: self.count.saturating_mul(times),
+            burst: self.burst.saturating_mul(times),
+            ..self
+        }
+    }
+
     /// How many may come at once.
     pub fn burst(self) -> u64 {
         self.burst.into()

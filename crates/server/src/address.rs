@@ -38,6 +38,9 @@ pub struct NetworkSettings {
     /// Networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; `unix` means
     /// those on the Unix socket. Default none.
     pub trusted_proxies: Vec<String>,
+    /// Networks that are not held to limits per address, such as back ends on other machines, which connect
+    /// anew for each message. Default none.
+    pub uncounted: Vec<String>,
     /// Whether connections begin with a header of the PROXY protocol, version 2; then they must, and come
     /// from a trusted proxy. Not on the Unix socket. Default false.
     pub proxy_protocol: bool,
@@ -69,6 +72,7 @@ impl NetworkSettings {
             allow: read("allow", &self.allow)?,
             deny: read("deny", &self.deny)?,
             trusted: read("trusted_proxies", &self.trusted_proxies)?,
+            uncounted: read("uncounted", &self.uncounted)?,
             trusts_unix: self.trusted_proxies.iter().any(|text| text == UNIX),
         })
     }
@@ -80,6 +84,7 @@ pub(crate) struct NetworkRules {
     allow: Networks,
     deny: Networks,
     trusted: Networks,
+    uncounted: Networks,
     trusts_unix: bool,
 }
 
@@ -117,6 +122,8 @@ pub(crate) struct Source {
     port: u16,
     pub(crate) way: Way,
     pub(crate) is_unix: bool,
+    /// It is not held to limits per address.
+    is_uncounted: bool,
     /// A trusted proxy says that it was asked with TLS.
     pub(crate) is_https: bool,
 }
@@ -141,6 +148,7 @@ impl Source {
             ip: Some(ip),
             port: address.port(),
             way: if is_proxy { Way::Proxy } else { Way::Straight },
+            is_uncounted: rules.uncounted.contains(ip),
             ..Self::default()
         }
     }
@@ -182,13 +190,14 @@ impl Source {
         let source = Self {
             ip: Some(ip),
             port: 0,
+            is_uncounted: rules.uncounted.contains(ip),
             way: Way::Forwarded,
             ..own
         };
         if rules.admits(&source) {
             Ok(source)
         } else {
-            Err(Refusal::Forbidden("this address is not let in here".into()))
+            Err(Refusal::NotLetIn)
         }
     }
 
@@ -196,7 +205,8 @@ impl Source {
     /// speaks for many.
     pub(crate) fn counts(&self, count_loopback: bool) -> Option<IpAddr> {
         let ip = self.ip.filter(|ip| count_loopback || !ip.is_loopback())?;
-        matches!(self.way, Way::Straight | Way::Forwarded).then_some(ip)
+        let is_held = matches!(self.way, Way::Straight | Way::Forwarded) && !self.is_uncounted;
+        is_held.then_some(ip)
     }
 }
 
@@ -210,6 +220,7 @@ mod tests {
             allow: owned(allow),
             deny: owned(deny),
             trusted_proxies: owned(&["10.0.0.0/8", "unix"]),
+            uncounted: Vec::new(),
             proxy_protocol: false,
         };
         settings.rules().unwrap_or_else(|error| panic!("{error}"))

@@ -510,6 +510,12 @@ impl Config {
         if self.key.is_none() && public.is_some() {
             return Err(ConfigError(key_needed(public)));
         }
+        if self.key.is_none() && !self.network.trusted_proxies.is_empty() {
+            return Err(ConfigError(
+                "network.trusted_proxies needs a key: without one, whoever the proxies let through could publish"
+                    .to_owned(),
+            ));
+        }
         if self.key.is_none() && self.key_previous.is_some() {
             return Err(ConfigError(
                 "key_previous: there is no key that comes after it".to_owned(),

@@ -297,6 +297,11 @@ fn contradictions_are_found_before_a_socket_opens() {
     );
     check_refused("key_previous = \"x\"", &[], &["key_previous", "no key"]);
     check_refused(
+        "[network]\ntrusted_proxies = [\"unix\"]",
+        &[],
+        &["network.trusted_proxies", "key"],
+    );
+    check_refused(
         &format!("listen = \"0.0.0.0:8080\"\nkey = \"{KEY}\"\nkey_previous = \"short\""),
         &[],
         &["key_previous", "shorter than 16 bytes"],

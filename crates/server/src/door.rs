@@ -155,7 +155,8 @@ impl Rules {
         self.origins.check(asked.origins.iter().copied(), asked.sent_to())
     }
 
-    /// No page can make a browser open a Unix socket, so there any name will do unless some are listed.
+    /// No page can make a browser open a Unix socket, so there any name will do unless some are listed; but
+    /// not without a key, since behind a proxy the socket would be everybody's.
     fn hosts_of(&self, source: Source) -> &HostRules {
         if source.is_unix {
             &self.unix_hosts
@@ -238,7 +239,7 @@ fn room(
         return node.gate.wait(&asked.source, now);
     }
     let entered = node.gate.enter(&asked.source, now);
-    let (admission, ticket) = entered.unwrap_or((Admission::TooFast(1), None));
+    let (admission, ticket) = entered.unwrap_or((Admission::TooFast(Duration::from_secs(1)), None));
     admission.check().map(|()| ticket)
 }
 
@@ -360,12 +361,19 @@ pub(crate) fn listen(
         Who::Stranger(stranger) => return Ok(Verdict::Ask(stranger)),
     };
     let policy = &node.rules.policy;
-    for channel in channels {
-        policy.permit(channel, Operation::Listen, &identity)?;
-    }
-    if parsed.users {
+    // A browser comes back to the URL it was given, with what it has seen since in the field.
+    let resume = match asked.last_event_id.filter(|id| !id.is_empty()) {
+        Some(id) => Resume::Since(Since::parse(id)),
+        None => parsed.resume(),
+    };
+    let wanted = [
+        Some(Operation::Listen),
+        (resume != Resume::Now).then_some(Operation::History),
+        parsed.users.then_some(Operation::Presence),
+    ];
+    for operation in wanted.into_iter().flatten() {
         for channel in channels {
-            policy.permit(channel, Operation::Presence, &identity)?;
+            policy.permit(channel, operation, &identity)?;
         }
     }
     let may_speak = websocket && may_speak(policy, channels, identity.over_a_connection());
@@ -390,11 +398,7 @@ pub(crate) fn listen(
         form: if deflate.is_some() { form.deflate() } else { form },
         deflate,
         echo: parsed.echo,
-        // A browser comes back to the URL it was given, with what it has seen since in the field.
-        resume: match asked.last_event_id.filter(|id| !id.is_empty()) {
-            Some(id) => Resume::Since(Since::parse(id)),
-            None => parsed.resume(),
-        },
+        resume,
         session: parsed.session,
         wants_open: parsed.open,
         wait: parsed
@@ -406,6 +410,12 @@ pub(crate) fn listen(
         known_since,
         ticket: None,
     }))
+}
+
+/// Whether the key is shown.
+pub(crate) fn shows_key(node: &Node, asked: &Asked<'_>) -> bool {
+    let carried = Carried::find(asked.authorization, None, std::iter::empty());
+    matches!(carried, Ok(Carried::Bearer(bearer)) if node.rules.policy.is_key(bearer))
 }
 
 /// Whether `?token=` is what shows who asks.

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_core::address::{Entered, Parties, Party, PartyRules, Seat};
-use fanfare_core::auth::token::TokenError;
 use fanfare_core::auth::{BadCredential, Credential};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::limits::Limits;
@@ -25,6 +24,13 @@ use fanfare_core::user::UserId;
 use parking_lot::Mutex;
 
 use crate::address::{NetworkRules, Source};
+
+/// Parties told apart, at least, unless `limits.addresses_max` says otherwise.
+const ADDRESSES_MIN: usize = 100_000;
+
+/// Connections that come too fast and are told so, for each that may come. Telling them is cheap, and a
+/// back end that forgot to keep its connections should hear what is wrong.
+const REFUSALS_PER_CONNECT: u32 = 10;
 
 /// Entries looked at in one go, whether they can go.
 const EXPIRED_PER_STEP: usize = 1_000;
@@ -68,8 +74,8 @@ impl Drop for Seated {
 pub(crate) enum Admission {
     #[default]
     Welcome,
-    /// Its address opens connections too fast; after so many seconds one more will do.
-    TooFast(u32),
+    /// Its address opens connections too fast; after this time one more will do.
+    TooFast(Duration),
     /// Its address has too many.
     Full,
 }
@@ -78,10 +84,7 @@ impl Admission {
     pub(crate) fn check(self) -> Result<(), Refusal> {
         match self {
             Self::Welcome => Ok(()),
-            Self::TooFast(seconds) => {
-                let wait = Duration::from_secs(seconds.into());
-                Err(Refusal::too_fast("connects_per_address", wait))
-            }
+            Self::TooFast(wait) => Err(Refusal::too_fast("connects_per_address", wait)),
             Self::Full => Err(Refusal::AddressFull),
         }
     }
@@ -97,15 +100,21 @@ impl Gate {
         network: NetworkRules,
         proxy_protocol: bool,
         has_key: bool,
+        connections_max: usize,
         limits: &Limits,
     ) -> Arc<Self> {
+        let addresses_max = match limits.addresses_max {
+            0 => connections_max.saturating_mul(2).max(ADDRESSES_MIN),
+            limit => limit,
+        };
         let parties = Parties::new(PartyRules {
             connections_max: limits.connections_per_address,
             connects: limits.connects_per_address,
+            refusals: limits.connects_per_address.times(REFUSALS_PER_CONNECT),
             messages: limits.messages_per_user,
             failures: limits.auth_failures_per_address,
             failures_pause: limits.auth_failures_pause,
-            parties_max: limits.addresses_max,
+            parties_max: addresses_max,
         });
         Arc::new(Self {
             network,
@@ -142,8 +151,9 @@ impl Gate {
         self.connects.lock().wait_for(self.connects_rate, 1, now)
     }
 
-    /// One was accepted.
-    pub(crate) fn accepted(&self, now: Moment) {
+    /// A session was opened. Only these count: whoever is turned away, or only asks something, costs
+    /// little, and could make all others wait.
+    pub(crate) fn opened(&self, now: Moment) {
         self.connects.lock().charge(self.connects_rate, 1, now);
     }
 
@@ -160,10 +170,7 @@ impl Gate {
         match entered {
             Entered::In(seat) => Ok((Admission::Welcome, Some(self.ticket(seat)))),
             Entered::Full => Ok((Admission::Full, None)),
-            Entered::TooFast(wait) => {
-                let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX);
-                Ok((Admission::TooFast(seconds.saturating_add(1)), None))
-            }
+            Entered::TooFast(wait) => Ok((Admission::TooFast(wait), None)),
             Entered::Flood => Err(Flood),
         }
     }
@@ -204,9 +211,9 @@ impl Gate {
         }
     }
 
-    /// What this source has shown is not good. A token that was good once is no guess.
+    /// What this source has shown is not good.
     pub(crate) fn failed(&self, source: &Source, bad: BadCredential, now: Moment) {
-        if bad == BadCredential::Token(TokenError::Expired) {
+        if !bad.is_guess() {
             return;
         }
         if let Some(ip) = source.counts(self.count_loopback) {
@@ -237,9 +244,11 @@ impl Gate {
         taken.map_err(|wait| Refusal::too_fast("publications_per_key", wait))
     }
 
-    /// Forgets who is idle.
-    pub(crate) fn expire(&self, now: Moment) {
-        self.parties.lock().expire(EXPIRED_PER_STEP, now);
+    /// Forgets who is idle. Says how often parties had to share one entry since the last time.
+    pub(crate) fn expire(&self, now: Moment) -> u64 {
+        let mut parties = self.parties.lock();
+        parties.expire(EXPIRED_PER_STEP, now);
+        parties.take_overflows()
     }
 
     /// How many are told apart now.

@@ -45,10 +45,14 @@ impl Labelled {
     }
 
     pub(crate) fn add(&self, label: &'static str) {
+        self.add_many(label, 1);
+    }
+
+    pub(crate) fn add_many(&self, label: &'static str, more: u64) {
         let mut counts = self.0.lock();
         match counts.iter_mut().find(|(known, _)| *known == label) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((label, 1)),
+            Some((_, count)) => *count += more,
+            None => counts.push((label, more)),
         }
     }
 }
@@ -255,6 +259,7 @@ impl Metrics {
         match refusal {
             Refusal::TooFast { limit, .. } => self.limited(limit),
             Refusal::AddressFull => self.limited("connections_per_address"),
+            Refusal::NotLetIn => self.limited("network"),
             _ => {}
         }
     }
@@ -262,6 +267,11 @@ impl Metrics {
     /// A limit of this name has held something back.
     pub(crate) fn limited(&self, limit: &'static str) {
         self.limited.add(limit);
+    }
+
+    /// The same, so many times.
+    pub(crate) fn limited_often(&self, limit: &'static str, count: u64) {
+        self.limited.add_many(limit, count);
     }
 
     pub(crate) fn jwks_fetched(&self, well: bool) {

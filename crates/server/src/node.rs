@@ -58,6 +58,13 @@ const DRAIN_PER_SECOND: usize = 500;
 /// [`fanfare_core::stream::app::EXPIRED_PER_STEP`].
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Looks whether the node is ready until it says that it listens nevertheless, and time between them.
+const READY_LOOKS_MAX: u32 = 1_000;
+const READY_LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Time between looks whether a shard has ended by itself.
+const SHARD_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
 /// Time between the slices of a drain.
 const DRAIN_SLICE: Duration = Duration::from_millis(50);
 
@@ -153,7 +160,7 @@ impl Node {
             },
             origins: OriginRules::new(&config.origins, development)?,
             hosts: HostRules::new(&config.hosts, on_loopback),
-            unix_hosts: HostRules::new(&config.hosts, false),
+            unix_hosts: HostRules::new(&config.hosts, development),
         };
         let websocket = WebSocketSettings {
             is_one_by_one: config.hooks.on_message.is_some(),
@@ -182,6 +189,7 @@ impl Node {
             network,
             config.network.proxy_protocol,
             config.key.is_some(),
+            connections_max,
             limits,
         );
         let tokens = Tokens::new(&config)?;
@@ -533,7 +541,12 @@ async fn expire_history(node: Arc<Node>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        node.gate.expire(node.clock.now());
+        let shared = node.gate.expire(node.clock.now());
+        if shared > 0 {
+            node.metrics.limited_often("addresses_max", shared);
+            let say = || tracing::warn!(shared, "too many addresses at once: new ones share their limits");
+            node.log.say(Kind::Refused, say);
+        }
         while node.engine.expire(node.clock.now()) {
             // The lock is free in between.
             tokio::task::yield_now().await;
@@ -544,11 +557,11 @@ async fn expire_history(node: Arc<Node>) {
 
 async fn wait_until_ready(node: &Node) {
     // The probe runs every few milliseconds until it has succeeded once.
-    for _ in 0..1_000 {
+    for _ in 0..READY_LOOKS_MAX {
         if node.ready.load(Ordering::Relaxed) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(READY_LOOK_INTERVAL).await;
     }
     tracing::warn!("the readiness probe has not come back yet");
 }
@@ -573,7 +586,7 @@ impl Signals {
 async fn stop_signal(signals: &mut Signals, threads: &[std::thread::JoinHandle<Result<()>>]) -> &'static str {
     let shard_ended = async {
         loop {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(SHARD_LOOK_INTERVAL).await;
             if threads.iter().any(std::thread::JoinHandle::is_finished) {
                 // Never half a server: whoever supervises the process starts a whole one.
                 return;

@@ -12,6 +12,7 @@ mod token;
 use serde_json::{Value, json};
 use support::{KEY, PATIENCE, Peer, Said, Server, frame, text};
 use token::token;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A server behind a trusted proxy, which is the test: so an address is whatever it says.
 fn start(settings: &[(&str, &str)]) -> Server {
@@ -31,18 +32,9 @@ fn with_key() -> String {
     format!("Authorization: Bearer {KEY}\r\n")
 }
 
-/// What a limit has held back so far.
-async fn limited(server: &Server, limit: &str) -> u64 {
-    let mut admin = Peer::to(&server.admin_address()).await;
-    let (_, _, metrics) = admin.request("GET", "/metrics", "", b"").await;
-    let name = format!("fanfare_limited_total{{limit=\"{limit}\"}} ");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-    line.map_or(0, |count| count.parse().unwrap())
-}
-
 async fn wait_until_limited(server: &Server, limit: &str, count: u64) {
     let reached = async {
-        while limited(server, limit).await < count {
+        while server.limited(limit).await < count {
             tokio::task::yield_now().await;
         }
     };
@@ -182,19 +174,40 @@ async fn too_many_addresses_are_one() {
     let _second = server.websocket_with("/ch/talk", &from("192.0.2.2")).await;
     let (_, _, mut third) = handshake(&server, "/ch/talk", &from("192.0.2.3")).await;
     assert!(matches!(third.hear().await, Said::Close(1013, _)));
+    wait_until_limited(&server, "addresses_max", 2).await;
 }
 
 #[tokio::test]
-async fn nodes_accept_so_fast_and_the_others_wait() {
+async fn a_node_opens_so_many_sessions_and_the_others_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("fanfare.sock");
     let server = start(&[
-        ("FANFARE_LIMITS_CONNECTS", "60/s burst 3"),
+        ("FANFARE_LIMITS_CONNECTS", "1/h burst 3"),
+        ("FANFARE_UNIX", socket.to_str().unwrap()),
         ("FANFARE_SHARDS", "1"),
     ]);
-    // All of them come in in the end.
-    for _ in 0..20 {
+    // Whoever only asks something does not count.
+    for _ in 0..5 {
+        assert_eq!(server.request("GET", "/health", "", b"").await.0, 200);
+    }
+    for _ in 0..3 {
         server.websocket("/ch/talk").await;
     }
+    let mut waiting = server.knock().await;
+    waiting
+        .send_head("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await;
     wait_until_limited(&server, "connects", 1).await;
+    // The Unix socket does not wait.
+    let mut back_end = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    back_end
+        .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 12];
+    back_end.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert!(waiting.socket.try_read(&mut [0]).is_err());
 }
 
 /// Messages over one WebSocket: three, and no more for an hour.
@@ -296,7 +309,7 @@ async fn a_user_says_so_much_over_all_her_connections_and_by_post() {
     for expected in ["3", "of ben"] {
         assert_eq!(listener.hear().await, text(expected));
     }
-    assert_eq!(limited(&server, limit).await, 2);
+    assert_eq!(server.limited(limit).await, 2);
 }
 
 #[tokio::test]
@@ -317,7 +330,7 @@ async fn an_address_of_no_user_posts_so_much() {
             assert_eq!(post(&fields).await, 200, "{fields}");
         }
     }
-    assert_eq!(limited(&server, "messages_per_user").await, 3);
+    assert_eq!(server.limited("messages_per_user").await, 3);
 }
 
 #[tokio::test]
@@ -350,7 +363,7 @@ async fn the_key_publishes_so_much() {
     for expected in ["1", "2", "3"] {
         assert_eq!(listener.hear().await, text(expected));
     }
-    assert_eq!(limited(&server, "publications_per_key").await, 3);
+    assert_eq!(server.limited("publications_per_key").await, 3);
 }
 
 #[tokio::test]
@@ -403,7 +416,7 @@ async fn fresh_tokens_come_so_fast() {
         matches!(&told, Said::Text(told) if told.contains("token_refreshes_per_connection")),
         "{told:?}"
     );
-    assert_eq!(limited(&server, "token_refreshes_per_connection").await, 1);
+    assert_eq!(server.limited("token_refreshes_per_connection").await, 1);
 }
 
 #[tokio::test]
@@ -429,8 +442,8 @@ async fn pings_are_answered_so_fast_and_a_flood_ends_the_connection() {
         matches!(&said, Said::Close(1008, reason) if reason.contains(limit)),
         "{said:?}"
     );
-    assert_eq!(limited(&server, "pings_per_connection").await, 2);
-    assert_eq!(limited(&server, limit).await, 1);
+    assert_eq!(server.limited("pings_per_connection").await, 2);
+    assert_eq!(server.limited(limit).await, 1);
 }
 
 #[tokio::test]
@@ -448,7 +461,7 @@ async fn bytes_that_come_too_fast_wait_and_none_is_lost() {
         assert_eq!(peer.hear().await, text(&format!("{number}{long}")));
     }
     // Each read that went beyond is counted; that it goes on was seen.
-    assert!(limited(&server, "bytes_per_connection").await >= 1);
+    assert!(server.limited("bytes_per_connection").await >= 1);
     // Whoever waits hears nevertheless, and is told when the house closes.
     peer.send(&bytes).await;
     server.request("POST", "/ch/talk", &with_key(), b"hello").await;

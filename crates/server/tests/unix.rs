@@ -206,6 +206,7 @@ async fn a_proxy_there_is_believed_if_it_is_listed() {
     let look = "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 203.0.113.7\r\nConnection: close\r\n\r\n";
     for (trusted, expected) in [("unix", "HTTP/1.1 403"), ("127.0.0.1", "HTTP/1.1 200")] {
         let here = start(&[
+            ("FANFARE_KEY", KEY),
             ("FANFARE_NETWORK_TRUSTED_PROXIES", trusted),
             ("FANFARE_NETWORK_DENY", "203.0.113.0/24"),
         ]);
@@ -233,4 +234,20 @@ async fn curl_posts_there() {
     let answer = String::from_utf8(posted.stdout).unwrap();
     assert!(answer.contains("\"listeners\":1"), "{answer}");
     assert_eq!(listener.hear().await, text("order 7 paid"));
+}
+
+#[tokio::test]
+async fn without_a_key_only_names_of_this_machine_are_answered_there() {
+    for (key, host, expected) in [
+        (Some(KEY), "shop.example", "HTTP/1.1 200"),
+        (None, "shop.example", "HTTP/1.1 421"),
+        (None, "localhost", "HTTP/1.1 200"),
+    ] {
+        let settings: Vec<_> = key.map(|key| ("FANFARE_KEY", key)).into_iter().collect();
+        let here = start(&settings);
+        let mut socket = UnixStream::connect(&here.path).await.unwrap();
+        let look = format!("GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = ask(&mut socket, &look, "\r\n\r\n").await;
+        assert!(answer.starts_with(expected), "{key:?} {host}: {answer}");
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
 use crate::user::UserId;
@@ -48,7 +48,7 @@ impl Networks {
         let read = |text: &str| {
             let address = text.parse::<IpAddr>().map(IpNet::from);
             let net = address.or_else(|_| text.parse::<IpNet>());
-            net.map_err(|_| NetworkError(text.to_owned()))
+            net.map(canonical).map_err(|_| NetworkError(text.to_owned()))
         };
         texts.into_iter().map(read).collect::<Result<_, _>>().map(Self)
     }
@@ -67,6 +67,20 @@ impl Networks {
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|net| net.contains(&address))
+    }
+}
+
+/// A network of IPv4 that is written as one of IPv6 (`::ffff:192.0.2.0/120`) as what it is, since
+/// addresses are looked at as what they are.
+fn canonical(net: IpNet) -> IpNet {
+    let (IpAddr::V4(address), Some(length)) =
+        (net.network().to_canonical(), net.prefix_len().checked_sub(96))
+    else {
+        return net;
+    };
+    match net {
+        IpNet::V4(_) => net,
+        IpNet::V6(_) => Ipv4Net::new(address, length).map_or(net, IpNet::V4),
     }
 }
 
@@ -163,6 +177,15 @@ mod tests {
         ] {
             check_in(&some, address, expected);
         }
+        // A network of IPv4 that is written as one of IPv6.
+        for mapped in ["::ffff:192.0.2.0/120", "::ffff:192.0.2.9", "::ffff:0:0/96"] {
+            check_in(&[mapped], "192.0.2.9", true);
+            check_in(&[mapped], "::ffff:192.0.2.9", true);
+            check_in(&[mapped], "2001:db8::1", false);
+        }
+        check_in(&["::ffff:192.0.2.0/120"], "192.0.3.1", false);
+        check_in(&["::/0"], "2001:db8::1", true);
+        check_in(&["::/0"], "192.0.2.1", false);
         check_in(&["0.0.0.0/0"], "192.0.2.1", true);
         check_in(&["0.0.0.0/0"], "2001:db8::1", false);
         check_in(&[], "192.0.2.1", false);

@@ -15,7 +15,7 @@ use super::Party;
 use crate::moment::Moment;
 use crate::rate::{Bucket, Rate};
 
-/// Entries looked at for each new one, whether they can go. Two keep up with any rate of new ones.
+/// Entries looked at for each new one, whether they can go. Two would keep up with new ones.
 const LOOKS_PER_ENTRY: usize = 4;
 
 /// What a party may do.
@@ -25,6 +25,8 @@ pub struct PartyRules {
     pub connections_max: usize,
     /// New connections.
     pub connects: Rate,
+    /// New connections that are too many and are told so; more are not worth an answer.
+    pub refusals: Rate,
     /// Messages of a user, or of an address of which no user is known.
     pub messages: Rate,
     /// Failed attempts to show who one is.
@@ -57,7 +59,7 @@ pub enum Entered {
 pub struct Entry {
     connections: usize,
     connects: Bucket,
-    /// Those that were too many and are told so: as many as are let in.
+    /// Those that were too many and are told so.
     refusals: Bucket,
     messages: Bucket,
     failures: Bucket,
@@ -79,6 +81,7 @@ pub struct Parties {
     /// Each that has an entry, once; the front is looked at next.
     order: VecDeque<Party>,
     shared: Entry,
+    overflows: u64,
 }
 
 impl Parties {
@@ -89,6 +92,7 @@ impl Parties {
             entries: HashMap::new(),
             order: VecDeque::new(),
             shared: Entry::default(),
+            overflows: 0,
         }
     }
 
@@ -108,7 +112,7 @@ impl Parties {
         let rules = self.rules;
         let (seat, entry) = self.entry(who, now);
         if is_new && let Err(wait) = entry.connects.take(rules.connects, 1, now) {
-            return match entry.refusals.take(rules.connects, 1, now) {
+            return match entry.refusals.take(rules.refusals, 1, now) {
                 Ok(()) => Entered::TooFast(wait),
                 Err(_) => Entered::Flood,
             };
@@ -179,10 +183,16 @@ impl Parties {
         self.entries.len() >= self.rules.parties_max
     }
 
+    /// How often the shared entry was used since the last call.
+    pub fn take_overflows(&mut self) -> u64 {
+        std::mem::take(&mut self.overflows)
+    }
+
     fn entry(&mut self, who: Party, now: Moment) -> (Seat, &mut Entry) {
         if !self.entries.contains_key(&who) {
             self.expire(LOOKS_PER_ENTRY, now);
             if self.is_full() {
+                self.overflows += 1;
                 return (Seat(None), &mut self.shared);
             }
             self.order.push_back(who.clone());
@@ -202,6 +212,7 @@ mod tests {
     const RULES: PartyRules = PartyRules {
         connections_max: 3,
         connects: Rate::per_second(1, 4),
+        refusals: Rate::per_second(1, 4),
         messages: Rate::per_second(1, 2),
         failures: Rate::per_minute(2, 2),
         failures_pause: Duration::from_mins(1),

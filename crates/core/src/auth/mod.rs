@@ -192,7 +192,7 @@ impl Policy {
     }
 
     /// Whether this is one of the keys. Takes the same time whichever it is.
-    fn is_key(&self, shown: &[u8]) -> bool {
+    pub fn is_key(&self, shown: &[u8]) -> bool {
         let is = |key: &Option<Secret>| key.as_ref().is_some_and(|key| key.matches(shown));
         is(&self.key) | is(&self.key_previous)
     }
@@ -272,6 +272,26 @@ pub enum BadCredential {
     /// A token that is not good.
     #[error("{0}")]
     Token(TokenError),
+}
+
+impl BadCredential {
+    /// Whether it may be an attempt to guess: nothing in it shows that its bearer was ever given it by
+    /// somebody with a key. What was signed with one of ours and has run out, or is for somebody else, is
+    /// no guess; nor is a key that may be known in a moment.
+    pub fn is_guess(self) -> bool {
+        match self {
+            Self::Key => true,
+            Self::Token(error) => matches!(
+                error,
+                TokenError::TooLarge
+                    | TokenError::Malformed
+                    | TokenError::Header
+                    | TokenError::HeaderParameter(_)
+                    | TokenError::Algorithm
+                    | TokenError::Signature
+            ),
+        }
+    }
 }
 
 impl From<BadCredential> for Refusal {
@@ -468,6 +488,34 @@ mod tests {
         assert!(policy.permit_everyone(&Identity::anonymous()).is_err());
         assert!(policy.permit_everyone(&Identity::Client(all)).is_err());
         assert!(policy.permit_everyone(&Identity::Server).is_ok());
+    }
+
+    #[test]
+    fn what_was_signed_is_no_guess() {
+        let guesses = [
+            BadCredential::Key,
+            BadCredential::Token(TokenError::Malformed),
+            BadCredential::Token(TokenError::HeaderParameter("jku")),
+            BadCredential::Token(TokenError::Algorithm),
+            BadCredential::Token(TokenError::Signature),
+        ];
+        assert!(guesses.into_iter().all(BadCredential::is_guess));
+        let others = [
+            TokenError::UnknownKey,
+            TokenError::Expired,
+            TokenError::NotYet,
+            TokenError::NoExpiry,
+            TokenError::Audience,
+            TokenError::Issuer,
+            TokenError::Claims,
+            TokenError::TooMany("listen"),
+        ];
+        assert!(
+            !others
+                .map(BadCredential::Token)
+                .into_iter()
+                .any(BadCredential::is_guess)
+        );
     }
 
     #[test]

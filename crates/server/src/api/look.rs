@@ -56,7 +56,7 @@ pub(super) async fn look(shard: &Rc<Shard>, asking: &Asking<'_>) -> Result<Answe
         listen.resume = Resume::Since(Since::Position(replay.position));
         let has_come = if shard.now() < ends_at {
             node.room_for_one()?;
-            if peer.way == Way::Forwarded {
+            if peer.way == Way::Forwarded && listen.ticket.is_none() {
                 listen.ticket = node.gate.wait(&peer, shard.now())?;
             }
             let facts = Facts {

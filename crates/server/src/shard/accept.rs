@@ -105,9 +105,6 @@ impl State {
             (_, None) => return,
         };
         let is_tcp = kind != ListenerKind::Unix;
-        if is_tcp {
-            gate.accepted(now);
-        }
         let awaits_proxy = is_tcp && gate.proxy_protocol;
         let is_known = !awaits_proxy || matches!(source.way, Way::Proxy | Way::Own);
         if !is_known || !gate.network.admits(&source) {
@@ -271,6 +268,7 @@ impl State {
         }
         let until = now + wait.max(Duration::from_millis(1));
         open.paused_until = until;
+        open.session.on_paused();
         shard.node.metrics.limited("bytes_per_connection");
         self.watch(key);
         self.arm(key, until);
@@ -283,6 +281,9 @@ impl State {
             && now >= open.paused_until
         {
             open.paused_until = Moment::NEVER;
+            if open.unsaid.is_none() {
+                open.session.on_resumed(now);
+            }
             // Whatever has come meanwhile shows up at once.
             self.watch(key);
         }

@@ -166,7 +166,9 @@ impl State {
             return;
         };
         let Some(unsaid) = open.unsaid.take() else { return };
-        open.session.on_resumed(now);
+        if open.paused_until == Moment::NEVER {
+            open.session.on_resumed(now);
+        }
         self.watch(key);
         let mut rest = unsaid.rest;
         if rest.is_empty() {

@@ -126,6 +126,11 @@ impl Connection {
         }
     }
 
+    /// Whether what a peer sent before it went is still read: it only was too much at once.
+    pub(super) fn is_throttled(&self) -> bool {
+        matches!(&self.stage, Stage::Open(open) if open.unsaid.is_none() && open.paused_until != Moment::NEVER)
+    }
+
     /// Whether nothing is read from the peer for now.
     pub(super) fn is_paused(&self) -> bool {
         let handshake_waits = match &self.transport {

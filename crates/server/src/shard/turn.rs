@@ -257,9 +257,12 @@ impl State {
                 | epoll::EventFlags::RDHUP;
             if flags.intersects(readable) {
                 // Of a connection that is not read from only its end is heard of.
-                match self.get(key).map(|connection| connection.is_paused()) {
-                    Some(true) => self.peer_gone(shard, key),
-                    Some(false) => self.read(shard, key, now),
+                match self.get(key) {
+                    Some(connection) if connection.is_paused() && !connection.is_throttled() => {
+                        self.peer_gone(shard, key);
+                    }
+                    // Of whoever is throttled and has gone, what came before is read to its end.
+                    Some(_) => self.read(shard, key, now),
                     None => {}
                 }
             }

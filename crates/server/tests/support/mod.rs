@@ -262,6 +262,21 @@ impl Server {
     }
 
     /// Asks again and again until `name` has reached `value`, which is above 0.
+    /// The value of a metric where there is a key, by its name and labels as printed; `None`: there is none
+    /// yet.
+    pub async fn admin_metric(&self, name: &str) -> Option<u64> {
+        let mut admin = Peer::to(&self.admin_address()).await;
+        let (_, _, text) = admin.request("GET", "/metrics", "", b"").await;
+        let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+        rest.strip_prefix(' ')?.parse().ok()
+    }
+
+    /// What a limit has held back so far.
+    pub async fn limited(&self, limit: &str) -> u64 {
+        let name = format!("fanfare_limited_total{{limit=\"{limit}\"}}");
+        self.admin_metric(&name).await.unwrap_or(0)
+    }
+
     pub async fn wait_for_metric(&self, name: &str, value: u64) {
         assert!(value > 0, "{name} is never below that");
         let is_reached = |now| now >= value;
