@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use fanfare_core::wire::proxy;
 use support::tls::Certificate;
-use support::{KEY, PATIENCE, Peer, Server, in_time, text};
+use support::{KEY, PATIENCE, Peer, Server, bearer, in_time, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Whether a peer is served: the status of an answer to a request, or `None` if there is none.
@@ -119,14 +119,7 @@ async fn sessions_have_the_address_of_who_asks_in_both_lanes() {
     assert_eq!(slow.request("GET", "/ch/c", &fields, b"").await.0, 101);
     let own = Peer::from(7, &server.address).await;
     let mut own = websocket(own).await;
-    server
-        .request(
-            "POST",
-            "/ch/d",
-            &format!("Authorization: Bearer {KEY}\r\n"),
-            b"hello",
-        )
-        .await;
+    server.request("POST", "/ch/d", &bearer(KEY), b"hello").await;
     assert_eq!(own.hear().await, text("hello"));
     // The answer of a handshake is out a moment before its session is open.
     let opened = "fanfare_sessions_opened_total{transport=\"websocket\"}";
@@ -350,11 +343,8 @@ async fn a_back_end_on_another_machine_may_connect_for_each_message() {
         ("FANFARE_NETWORK_UNCOUNTED", "127.0.0.6"),
     ]);
     assert_eq!(statuses(&server, 5, "", 4).await, [200, 200, 429, 429]);
-    assert_eq!(statuses(&server, 7, &support::bearer(KEY), 9).await, [200; 9]);
+    assert_eq!(statuses(&server, 7, &bearer(KEY), 9).await, [200; 9]);
     assert_eq!(statuses(&server, 6, "", 40).await, [200; 40]);
     // A key that is none is not the key.
-    assert_eq!(
-        statuses(&server, 8, &support::bearer("x"), 4).await,
-        [401, 401, 429, 429]
-    );
+    assert_eq!(statuses(&server, 8, &bearer("x"), 4).await, [401, 401, 429, 429]);
 }

@@ -10,7 +10,7 @@ mod support;
 mod token;
 
 use serde_json::{Value, json};
-use support::{KEY, PATIENCE, Peer, Said, Server, frame, text};
+use support::{KEY, PATIENCE, Peer, Said, Server, bearer, frame, text};
 use token::token;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -26,10 +26,6 @@ fn start(settings: &[(&str, &str)]) -> Server {
 
 fn from(address: &str) -> String {
     format!("X-Forwarded-For: {address}\r\n")
-}
-
-fn with_key() -> String {
-    format!("Authorization: Bearer {KEY}\r\n")
 }
 
 async fn wait_until_limited(server: &Server, limit: &str, count: u64) {
@@ -67,7 +63,7 @@ async fn stream_ends(server: &Server, path: &str, fields: &str) -> bool {
     };
     let publishing = async {
         // Who is served hears this.
-        server.request("POST", path, &with_key(), b"hello").await;
+        server.request("POST", path, &bearer(KEY), b"hello").await;
     };
     tokio::join!(listening, publishing).0
 }
@@ -240,7 +236,7 @@ async fn a_connection_says_so_much_and_the_rest_is_dropped() {
     wait_until_limited(&server, "messages_per_connection", 4).await;
     // Both are still there, and the raw one was told nothing.
     server
-        .request("POST", "/ch?name=talk&name=also", &with_key(), b"end")
+        .request("POST", "/ch?name=talk&name=also", &bearer(KEY), b"end")
         .await;
     for expected in ["1", "2", "3", "end"] {
         assert_eq!(listener.hear().await, text(expected));
@@ -325,7 +321,7 @@ async fn an_address_of_no_user_posts_so_much() {
     assert_eq!(server.request("POST", "/ch", &ndjson, batch).await.0, 429);
     assert_eq!((post(&b).await, post(&b).await), (200, 429));
     // This machine is not held to it, nor is the key.
-    for fields in [String::new(), format!("{a}{}", with_key())] {
+    for fields in [String::new(), format!("{a}{}", bearer(KEY))] {
         for _ in 0..4 {
             assert_eq!(post(&fields).await, 200, "{fields}");
         }
@@ -348,7 +344,7 @@ async fn loopback_counts_if_that_is_wanted() {
 async fn the_key_publishes_so_much() {
     let server = start(&[("FANFARE_LIMITS_PUBLICATIONS_PER_KEY", "1/h burst 3")]);
     let mut listener = server.websocket("/ch/orders").await;
-    let ndjson = format!("{}Content-Type: application/x-ndjson\r\n", with_key());
+    let ndjson = format!("{}Content-Type: application/x-ndjson\r\n", bearer(KEY));
     let batch = b"{\"channel\":\"orders\",\"data\":\"1\"}\n{\"channel\":\"orders\",\"data\":\"2\"}";
     assert_eq!(server.request("POST", "/ch", &ndjson, batch).await.0, 200);
     let (status, head, body) = server.request("POST", "/ch", &ndjson, batch).await;
@@ -357,7 +353,7 @@ async fn the_key_publishes_so_much() {
         has_retry_after(&head) && body.contains("publications_per_key"),
         "{head}{body}"
     );
-    let post = async |path: &str| server.request("POST", path, &with_key(), b"3").await.0;
+    let post = async |path: &str| server.request("POST", path, &bearer(KEY), b"3").await.0;
     assert_eq!((post("/ch/orders").await, post("/ch/orders").await), (200, 429));
     assert_eq!(post("/user/anna").await, 429);
     for expected in ["1", "2", "3"] {
@@ -464,7 +460,7 @@ async fn bytes_that_come_too_fast_wait_and_none_is_lost() {
     assert!(server.limited("bytes_per_connection").await >= 1);
     // Whoever waits hears nevertheless, and is told when the house closes.
     peer.send(&bytes).await;
-    server.request("POST", "/ch/talk", &with_key(), b"hello").await;
+    server.request("POST", "/ch/talk", &bearer(KEY), b"hello").await;
     let heard = async { while peer.hear().await != text("hello") {} };
     tokio::time::timeout(PATIENCE, heard).await.unwrap();
 }

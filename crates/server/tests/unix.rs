@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{KEY, PATIENCE, Said, Server, frame, parse_frame, text};
+use support::{KEY, PATIENCE, Said, Server, bearer, frame, parse_frame, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -60,7 +60,7 @@ fn post(host: &str, fields: &str, body: &str) -> String {
 async fn what_is_posted_there_is_heard_everywhere() {
     let here = start(&[("FANFARE_KEY", KEY)]);
     let mut listener = here.server.websocket("/ch/orders").await;
-    let key = format!("Authorization: Bearer {KEY}\r\n");
+    let key = bearer(KEY);
     // Whoever may open the file still needs the key. No page can open it, so any name will do.
     for (host, fields, expected) in [
         ("localhost", "", "HTTP/1.1 403"),

@@ -322,40 +322,34 @@ impl Hook {
         });
         let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.nanos.add(usize::try_from(took).unwrap_or(usize::MAX));
-        let answer = match answer {
-            Ok(answer) => {
-                self.outcomes.add("answered");
-                Ok(answer)
-            }
-            Err(error) => {
-                let is_down = matches!(error, CallError::Down(_));
-                self.outcomes.add(if is_down { "failed" } else { "unusable" });
-                let reason = format!("{:#}", anyhow::Error::new(error));
-                node.log.say(
-                    Kind::Error,
-                    || tracing::warn!(hook = self.name, %reason, "the hook gave no answer that can be used: no"),
-                );
-                if is_down {
-                    self.nobody_answered(node);
-                    return Err(Refusal::HookFailed);
-                }
-                Err(Refusal::HookFailed)
-            }
-        };
-        if self.circuit.lock().succeeded() {
-            tracing::info!(hook = self.name, "the hook answers again");
-        }
-        answer
+        self.outcomes.add(match &answer {
+            Ok(_) => "answered",
+            Err(CallError::Unusable(_)) => "unusable",
+            Err(CallError::Down(_)) => "failed",
+        });
+        self.judge(node, matches!(answer, Err(CallError::Down(_))));
+        answer.map_err(|error| {
+            let reason = format!("{:#}", anyhow::Error::new(error));
+            node.log.say(
+                Kind::Error,
+                || tracing::warn!(hook = self.name, %reason, "the hook gave no answer that can be used: no"),
+            );
+            Refusal::HookFailed
+        })
     }
 
-    fn nobody_answered(&self, node: &Node) {
-        if self.circuit.lock().failed(node.clock.now()) {
+    /// Tells the circuit breaker whether nobody was there to answer.
+    fn judge(&self, node: &Node, is_down: bool) {
+        let mut circuit = self.circuit.lock();
+        if is_down && circuit.failed(node.clock.now()) {
             let pause = node.config.hooks.pause;
             tracing::error!(
                 hook = self.name,
                 ?pause,
                 "the hook has failed too often in a row: nothing is asked for a while, and all is refused"
             );
+        } else if !is_down && circuit.succeeded() {
+            tracing::info!(hook = self.name, "the hook answers again");
         }
     }
 }
