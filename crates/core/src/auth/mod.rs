@@ -31,9 +31,9 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 use token::{TokenError, Verifier};
 
-use crate::channel::{ChannelName, ChannelPattern};
+use crate::channel::{ChannelName, ChannelPattern, Kind};
 use crate::disconnect::Refusal;
-use crate::user::{self, UserId};
+use crate::user::UserId;
 
 /// A text that must not show up in logs, errors or printed configurations.
 #[derive(Clone, Eq, PartialEq)]
@@ -199,7 +199,7 @@ impl Policy {
 
     /// Whether a channel is one that clients may not listen to without being invited.
     pub fn is_private(&self, channel: &ChannelName) -> bool {
-        is_in(&self.private, channel) || user::is_own_channel(channel)
+        channel.kind() != Kind::Public || is_in(&self.private, channel)
     }
 
     /// Whether `identity` may do this. The only function that decides it.

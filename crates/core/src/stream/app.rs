@@ -321,7 +321,10 @@ impl AppStreams {
         let epoch = self.epoch;
         // All channels enter before the first is placed: to make room for one, another may go.
         let names = draft.audience.channels();
-        names.iter().for_each(|name| self.enter_to_keep(name));
+        let is_passing = draft.is_passing();
+        if !is_passing {
+            names.iter().for_each(|name| self.enter_to_keep(name));
+        }
         let mut kept: SmallVec<[usize; 1]> = SmallVec::new();
         let publication = Publication::new(draft, now, |name| {
             let previous = match self.place(name) {
@@ -337,7 +340,7 @@ impl AppStreams {
                 offset,
             }
         });
-        if kept.len() < publication.places().len() {
+        if kept.len() < publication.places().len() && !is_passing {
             self.floor = Some(offset);
         }
         for index in kept {
@@ -383,6 +386,9 @@ impl AppStreams {
             return;
         };
         note_version(channel, shared, entry.draft.key.as_ref(), entry.draft.version);
+        if entry.draft.is_passing() {
+            return self.note_if_quiet(index, now);
+        }
         if !aging.limits.keeps() {
             return channel.stream.skip(entry.offset);
         }

@@ -143,7 +143,7 @@ fn write_down(
         fresh.push(Fresh {
             offset: offset.ok_or(Refusal::Overloaded)?,
             draft,
-            is_kept: streams.keeps(&draft.audience),
+            is_kept: streams.keeps(&draft.audience) && !draft.is_passing(),
         });
     }
     if fresh.is_empty() {

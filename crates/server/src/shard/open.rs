@@ -22,7 +22,7 @@ use fanfare_core::stream::Replay;
 use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::{self, HeadError, RequestHead, Upgrade};
 use fanfare_core::wire::websocket::extension::Agreement;
-use fanfare_core::wire::{plain, sse, websocket};
+use fanfare_core::wire::{self, plain, sse, websocket};
 use smallvec::SmallVec;
 
 use super::asking::EARLY_BYTES_MAX;
@@ -487,7 +487,7 @@ impl Past {
             // Of several channels it is told the one that a live publication would name.
             let channel = entry.channel_among(channels);
             past.bytes
-                .extend_from_slice(&plain::encode_entry(entry, channel, form));
+                .extend_from_slice(&wire::encode_entry(entry, channel, form));
             past.replayed += 1;
             if past.bytes.len() > outbox_bytes_max / 2 {
                 past.bytes.clear();
@@ -497,7 +497,7 @@ impl Past {
             }
         }
         if past.is_gap {
-            match plain::gap(form, channels, replay.position) {
+            match wire::gap(form, channels, replay.position) {
                 Some(frame) => past.bytes.extend_from_slice(&frame),
                 // Whoever was woken reads the stream, and so finds out.
                 None if form == WireForm::Notice => past.bytes.push(b'.'),

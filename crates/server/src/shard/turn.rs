@@ -16,7 +16,7 @@ use fanfare_core::position::Since;
 use fanfare_core::publication::{Audience, DataKind, Draft, Reader};
 use fanfare_core::session::Action;
 use fanfare_core::stream::{Replay, Resume};
-use fanfare_core::wire::{plain, sse};
+use fanfare_core::wire::{self, sse};
 use rustix::event::epoll;
 use rustix::net::{Shutdown, shutdown};
 use smallvec::SmallVec;
@@ -148,7 +148,7 @@ impl State {
                 let pushed = if parcel.tag == Tag::MUST {
                     connection.outbox.push(frame, limit)
                 } else {
-                    let marker = || plain::dropped(parcel.form, parcel.channel?);
+                    let marker = || wire::dropped(parcel.form, parcel.channel?);
                     let pushed = connection.outbox.push_tagged(frame, parcel.tag, limit, marker);
                     pushed.map(|dropped| {
                         metrics.conflated.add(dropped.conflated);
