@@ -58,6 +58,9 @@ pub const EXPIRED_PER_STEP: usize = 256;
 /// Entries that are looked at, under each rule, to find a channel that can be forgotten.
 const LOOKED_AT_MAX: usize = 64;
 
+/// Places of the table that are looked at in one go, whether somebody listens there.
+const LOOKED_THROUGH_MAX: usize = 4_096;
+
 /// What all apps of a node share: counters, and what bounds them.
 #[derive(Debug)]
 pub struct Shared {
@@ -230,6 +233,10 @@ impl Channel {
         }
     }
 
+    fn count(&self) -> usize {
+        self.listeners.iter().map(|count| *count as usize).sum()
+    }
+
     fn has_listeners(&self) -> bool {
         self.listeners.iter().any(|count| *count > 0)
     }
@@ -294,8 +301,28 @@ impl AppStreams {
 
     /// Listeners of a channel.
     pub fn listeners(&self, name: &ChannelName) -> usize {
-        let listeners = |channel: &Channel| channel.listeners.iter().map(|count| *count as usize).sum();
-        self.channel(name).map_or(0, listeners)
+        self.channel(name).map_or(0, Channel::count)
+    }
+
+    /// Adds channels that somebody listens to and whose names begin so, looking at some of the table from
+    /// this place on. Returns where to go on, if that was not all.
+    pub fn occupied(
+        &self,
+        from: usize,
+        prefix: &str,
+        found: &mut Vec<(ChannelName, usize)>,
+    ) -> Option<usize> {
+        let end = from.saturating_add(LOOKED_THROUGH_MAX);
+        for index in from..end.min(self.table.named.capacity()) {
+            if let Some(channel) = self.table.named.get(index)
+                && let Some(name) = channel.name.as_ref()
+                && name.as_str().starts_with(prefix)
+                && channel.has_listeners()
+            {
+                found.push((name.clone(), channel.count()));
+            }
+        }
+        (end < self.table.named.capacity()).then_some(end)
     }
 
     /// The last place of a channel, as far as it is known.

@@ -24,10 +24,12 @@ use bytes::Bytes;
 
 use crate::channel::{ChannelName, Kind, OWN_CHANNEL, SERVER_TO_USER};
 use crate::publication::{DataKind, Entry, EventName};
+use crate::user::UserId;
 use crate::wire::websocket;
 
 pub mod frame;
 pub mod name;
+pub mod path;
 pub mod presence;
 pub mod rest;
 pub mod sign;
@@ -177,8 +179,8 @@ pub fn signed_in(user_data: &str) -> Bytes {
 }
 
 /// Which of the users that somebody watches are online, or have come or gone.
-pub fn watchlist(online: &[&str], offline: &[&str]) -> Bytes {
-    let list = |name: &str, users: &[&str]| {
+pub fn watchlist(online: &[&UserId], offline: &[&UserId]) -> Bytes {
+    let list = |name: &str, users: &[&UserId]| {
         let users: Vec<String> = users.iter().map(|user| quoted(user)).collect();
         format!("{{\"name\":\"{name}\",\"user_ids\":[{}]}}", users.join(","))
     };
@@ -213,7 +215,10 @@ mod tests {
     use crate::moment::Moment;
     use crate::position::{Epoch, Offset};
     use crate::publication::{Audience, Draft};
-    use crate::user::UserId;
+
+    fn user(text: &str) -> UserId {
+        UserId::new(text).unwrap()
+    }
 
     /// The text of a frame.
     fn text(frame: &Bytes) -> String {
@@ -235,7 +240,7 @@ mod tests {
         let audience = Audience::Channels(channel.iter().cloned().collect());
         let mut draft = Draft::to(AppId::DEFAULT, audience, said.kind, said.data.into());
         draft.event = said.event.map(|event| EventName::new(event).unwrap());
-        draft.speaker = said.speaker.map(|user| UserId::new(user).unwrap());
+        draft.speaker = said.speaker.map(user);
         let entry = Entry {
             draft,
             epoch: Epoch(1),
@@ -321,7 +326,7 @@ mod tests {
             r#"{"event":"pusher:signin_success","data":{"user_data":"{\"id\":\"42\"}"}}"#,
         );
         check(
-            watchlist(&["u-2"], &["u-9", "u-1"]),
+            watchlist(&[&user("u-2")], &[&user("u-9"), &user("u-1")]),
             r#"{"event":"pusher_internal:watchlist_events","data":{"events":[{"name":"online","user_ids":["u-2"]},{"name":"offline","user_ids":["u-9","u-1"]}]}}"#,
         );
         check(

@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq;
 
 use super::{is_reserved, name, sign};
 use crate::auth::Secret;
-use crate::channel::{ChannelName, Kind};
+use crate::channel::{ChannelName, Kind, SERVER_TO_USER};
 use crate::disconnect::Refusal;
 use crate::publication::{DataKind, EventName};
 use crate::session_id::SessionId;
@@ -27,6 +27,8 @@ use crate::user::UserId;
 
 /// Seconds that the time of a request may differ from ours.
 pub const TIME_WINDOW_SECONDS: u64 = 600;
+
+const INVALID_SIGNATURE: &str = "invalid signature";
 
 /// Most parameters in a query.
 const PARAMETERS_MAX: usize = 64;
@@ -217,7 +219,7 @@ impl<'a> Signed<'a> {
         }
         let wanted = to_sign(method, request.path, &self.parameters).replace('\n', "\\n");
         Err(unauthorized(format!(
-            "invalid signature: expected the HMAC SHA256 hex digest of {wanted}"
+            "{INVALID_SIGNATURE}: expected the HMAC SHA256 hex digest of {wanted}"
         )))
     }
 
@@ -285,6 +287,12 @@ fn to_sign(method: &str, path: &str, parameters: &[(String, String)]) -> String 
         .filter(|(key, _)| key != "auth_signature")
         .map(|(key, value)| format!("{key}={value}"));
     format!("{method}\n{path}\n{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// Whether a request that was refused may be an attempt to guess a secret. Clocks that disagree, and
+/// libraries that do, are none; what was signed with another secret cannot be told from a guess.
+pub fn is_guess(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Unauthorized(cause) if cause.starts_with(INVALID_SIGNATURE))
 }
 
 /// What is asked for of a channel.
@@ -379,6 +387,24 @@ struct Batch<'a> {
 pub fn trigger(body: &[u8], limits: &TriggerLimits) -> Result<Trigger, Refusal> {
     let event: Event<'_> = json(body)?;
     one(event, limits)
+}
+
+/// Reads the body of `users/{id}/events`: an event without channels.
+pub fn user_event(body: &[u8], user: &UserId, limits: &TriggerLimits) -> Result<Trigger, Refusal> {
+    let event: Event<'_> = json(body)?;
+    let channel = Some(format!("{SERVER_TO_USER}{user}").into());
+    let limits = TriggerLimits {
+        name_bytes_max: name::NAME_BYTES_MAX,
+        ..*limits
+    };
+    one(
+        Event {
+            channel,
+            channels: None,
+            ..event
+        },
+        &limits,
+    )
 }
 
 /// Reads the body of `batch_events`.
