@@ -331,6 +331,7 @@ mod tests {
         Policy {
             key: key.map(Secret::new),
             key_previous: key.map(|_| Secret::new(OLD_KEY)),
+            is_closed: false,
             private: patterns(&["private/*", "user/*"]),
             talk: patterns(&["main", "talk/*", "private/odd"]),
             presence: patterns(&["main", "private/7"]),

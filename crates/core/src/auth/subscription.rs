@@ -10,9 +10,11 @@
 //! worth nothing for another one. Who becomes a member of a presence channel is in what was signed, or is
 //! the user who has signed in.
 
+use thiserror::Error;
+
 use super::{Grant, Operation, Policy, Secret};
 use crate::channel::{ChannelName, Kind};
-use crate::wire::pusher::presence::{self, Profile};
+use crate::wire::pusher::presence::{self, Profile, ProfileError};
 use crate::wire::pusher::sign;
 
 /// What somebody sends who wants to subscribe.
@@ -41,17 +43,33 @@ pub struct Signatory<'a> {
     pub user_info_bytes_max: usize,
 }
 
+/// Why somebody may not: a sentence for the client, without any signature that would have been good.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum NotAdmitted {
+    /// It is not allowed.
+    #[error("{0}")]
+    Auth(String),
+    /// What is to be shown of a member is too large.
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+impl From<ProfileError> for NotAdmitted {
+    fn from(error: ProfileError) -> Self {
+        match error {
+            ProfileError::TooLarge(_) => Self::TooLarge(error.to_string()),
+            ProfileError::Malformed(_) => Self::Auth(error.to_string()),
+        }
+    }
+}
+
 /// Whether somebody may subscribe. Returns the member that the connection becomes, of a presence channel.
-///
-/// # Errors
-///
-/// A sentence for the client, without any signature that would have been good.
 pub fn admit(
     wish: &Wish<'_>,
     app: &Signatory<'_>,
     policy: &Policy,
     signed_in: Option<&Profile>,
-) -> Result<Option<Profile>, String> {
+) -> Result<Option<Profile>, NotAdmitted> {
     let kind = wish.channel.kind();
     if kind == Kind::Own {
         let grant = Grant {
@@ -59,24 +77,24 @@ pub fn admit(
             ..Grant::default()
         };
         let permitted = policy.permit_client(wish.channel, Operation::Listen, &grant);
-        return permitted
-            .map(|()| None)
-            .map_err(|_| "only a connection that this user has signed in on may listen to it".to_owned());
+        return permitted.map(|()| None).map_err(|_| {
+            NotAdmitted::Auth("only a connection that this user has signed in on may listen to it".to_owned())
+        });
     }
     if !policy.is_private(wish.channel) {
         return Ok(None);
     }
     let signed = sign::subscription(wish.socket_id, wish.text, wish.channel_data);
-    sign::check_auth(wish.auth, app.key, app.secret, &signed)?;
+    sign::check_auth(wish.auth, app.key, app.secret, &signed).map_err(NotAdmitted::Auth)?;
     if kind != Kind::Presence {
         return Ok(None);
     }
     match (wish.channel_data, signed_in) {
-        (Some(data), _) => presence::channel_data(data, app.user_info_bytes_max).map(Some),
+        (Some(data), _) => Ok(Some(presence::channel_data(data, app.user_info_bytes_max)?)),
         (None, Some(profile)) => Ok(Some(profile.clone())),
-        (None, None) => Err(
+        (None, None) => Err(NotAdmitted::Auth(
             "a presence channel needs channel_data with a user_id, or a user who has signed in".to_owned(),
-        ),
+        )),
     }
 }
 
@@ -132,7 +150,7 @@ mod tests {
                 let member = member.map_or("-".to_owned(), |member| member.user.to_string());
                 assert_eq!(member, expected, "{text} {auth}");
             }
-            (Err(error), Err(says)) => assert!(error.contains(says), "{text} {auth}: {error}"),
+            (Err(error), Err(says)) => assert!(error.to_string().contains(says), "{text} {auth}: {error}"),
             (got, _) => panic!("{text} {auth}: {got:?}"),
         }
     }

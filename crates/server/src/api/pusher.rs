@@ -29,11 +29,21 @@ pub(super) async fn answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Option
     let node = &shard.node;
     let order = pusher::order(node, asking.head.method.as_str(), &asking.asked)?;
     let answer = match order {
-        Ok(order) => done(shard, asking, &order).await,
+        Ok(order) => {
+            let done = done(shard, asking, &order).await;
+            let is_old = matches!(order.request.route, Route::ChannelEvents(_));
+            done.map(|text| (text, is_old))
+        }
         Err(refusal) => Err(refusal),
     };
     Some(match answer {
-        Ok(text) => json(text),
+        // As it was answered of old.
+        Ok((text, true)) => {
+            let mut answer = json(text);
+            *answer.status_mut() = StatusCode::ACCEPTED;
+            answer
+        }
+        Ok((text, false)) => json(text),
         Err(refusal) => {
             node.refused(&refusal);
             refused(&refusal)
@@ -43,7 +53,7 @@ pub(super) async fn answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Option
 
 /// A refusal as libraries pass it on: one sentence.
 fn refused(refusal: &Refusal) -> Answer {
-    let mut answer = Response::new(Body::Whole(Some(format!("{refusal}\n").into())));
+    let mut answer = Response::new(Body::Whole(Some(refusal.to_string().into())));
     *answer.status_mut() = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);

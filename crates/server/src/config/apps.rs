@@ -60,7 +60,7 @@ pub struct AppSettings {
     /// Connections of this app; 0: as many as the node has room for. Default 0.
     #[serde(default)]
     pub connections_max: usize,
-    /// Bytes of an event's data. Default 102,400; hosted 10,240.
+    /// Bytes of an event's data, also of a client's. Default 102,400; hosted 10,240.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_bytes_max: Option<usize>,
     /// Events of one batch. Default 10.
@@ -81,9 +81,9 @@ pub struct AppSettings {
     /// Users on one watchlist. Default 100.
     #[serde(default = "watchlist_max")]
     pub watchlist_max: usize,
-    /// Bytes of a client event's data. Default 10,240.
-    #[serde(default = "client_event_bytes_max")]
-    pub client_event_bytes_max: usize,
+    /// Channels that one connection listens to. Default 1,000.
+    #[serde(default = "subscriptions_max")]
+    pub subscriptions_max: usize,
     /// Client events of one connection. Default `10/s burst 20`; hosted `10/s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_events_per_connection: Option<Rate>,
@@ -161,8 +161,8 @@ fn watchlist_max() -> usize {
     100
 }
 
-fn client_event_bytes_max() -> usize {
-    10_240
+fn subscriptions_max() -> usize {
+    1_000
 }
 
 fn no_rate() -> Rate {
@@ -192,7 +192,7 @@ impl AppSettings {
             members_max: None,
             user_info_bytes_max: None,
             watchlist_max: watchlist_max(),
-            client_event_bytes_max: client_event_bytes_max(),
+            subscriptions_max: subscriptions_max(),
             client_events_per_connection: None,
             events: Rate::OFF,
         }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare_core::auth::Grant;
-use fanfare_core::auth::subscription::{self, Signatory, Wish};
+use fanfare_core::auth::subscription::{self, NotAdmitted, Signatory, Wish};
 use fanfare_core::channel::{ChannelName, Kind};
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
@@ -331,7 +331,10 @@ impl State {
             user_info_bytes_max: settings.user_info_bytes_max(),
         };
         let member = subscription::admit(&wish, &signatory, &node.rules.policy, insider.profile.as_ref());
-        let member = member.map_err(|message| Denied::new(SubscriptionErrorKind::Auth, 401, message))?;
+        let member = member.map_err(|error| match error {
+            NotAdmitted::Auth(message) => Denied::new(SubscriptionErrorKind::Auth, 401, message),
+            NotAdmitted::TooLarge(message) => Denied::new(SubscriptionErrorKind::Limit, 4301, message),
+        })?;
         let topic = Topic::Channel(channel.clone());
         if self.hub.listens(key.slot, &topic) {
             // Said once more, without any effect.
@@ -342,8 +345,8 @@ impl State {
             self.send_beyond(key, pusher::subscribed(&channel, &data));
             return Ok(());
         }
-        if self.hub.subscriptions(key.slot) >= node.config.limits.subscriptions_max {
-            let message = "too many subscriptions over one connection (limits.subscriptions_max)";
+        if self.hub.subscriptions(key.slot) >= settings.subscriptions_max {
+            let message = "too many subscriptions over one connection (subscriptions_max)";
             return Err(Denied::new(SubscriptionErrorKind::Limit, 4100, message));
         }
         let is_cache = channel.is_cache();
@@ -431,7 +434,7 @@ impl State {
         sign::check_auth(auth, &settings.key, &settings.secret, &signed)
             .map_err(|message| Refusal::Unauthorized(message.into()))?;
         let profile = presence::user_data(user_data, settings.user_info_bytes_max())
-            .map_err(|message| Refusal::Unauthorized(message.into()))?;
+            .map_err(|error| Refusal::Unauthorized(error.to_string().into()))?;
         let is_new = match &insider.profile {
             Some(before) if before.user != profile.user => {
                 return Err(Refusal::Forbidden(
@@ -514,8 +517,9 @@ impl State {
             Data::Text(text) => (DataKind::Text, text),
             Data::Json(json) => (DataKind::Json, json),
         };
-        if data.len() > settings.client_event_bytes_max {
-            return no(&format!("larger than {} bytes", settings.client_event_bytes_max));
+        let bytes_max = settings.data_bytes_max();
+        if data.len() > bytes_max {
+            return no(&format!("larger than {bytes_max} bytes"));
         }
         let Some(open) = self.insider(key) else {
             return Ok(());

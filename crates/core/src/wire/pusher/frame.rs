@@ -121,11 +121,11 @@ pub fn parse(text: &str) -> Result<ClientFrame, FrameError> {
         }
         "pusher:signin" => {
             let read = inner(outer.data, &mut String::new(), |inner| {
-                inner.auth.and_then(string).zip(inner.user_data.and_then(string))
+                // What is no string signs nothing.
+                let text = |raw: Option<&RawValue>| raw.and_then(string).unwrap_or_default();
+                (text(inner.auth), text(inner.user_data))
             });
-            let read = read.map_err(FrameError::new)?;
-            let (auth, user_data) =
-                read.ok_or_else(|| FrameError::new("data.auth and data.user_data must be strings"))?;
+            let (auth, user_data) = read.map_err(FrameError::new)?;
             Ok(ClientFrame::SignIn { auth, user_data })
         }
         "pusher:ping" => Ok(ClientFrame::Ping),
@@ -310,9 +310,18 @@ mod tests {
             }
             let text = format!("{{\"event\":\"pusher:{event}\"}}");
             check_error(&text, "data must be an object", None);
+        }
+        for event in ["subscribe", "unsubscribe"] {
             let text = format!("{{\"event\":\"pusher:{event}\",\"data\":{{\"channel\":5}}}}");
             check_error(&text, "must be", None);
         }
+        check(
+            r#"{"event":"pusher:signin","data":{"auth":5}}"#,
+            ClientFrame::SignIn {
+                auth: String::new(),
+                user_data: String::new(),
+            },
+        );
         check_error(
             r#"{"event":"pusher:subscribe","data":{"channel":"private-a","auth":{}}}"#,
             "data.auth must be a string",

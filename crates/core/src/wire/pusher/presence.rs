@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use thiserror::Error;
 
 use super::quoted;
 use crate::user::UserId;
@@ -40,15 +41,24 @@ struct UserData<'a> {
     watchlist: Option<&'a RawValue>,
 }
 
+/// Why a profile cannot be used: a sentence for whoever sent it.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum ProfileError {
+    /// It is not what it should be.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// `user_info` is larger than this.
+    #[error("user_info is larger than {0} bytes")]
+    TooLarge(usize),
+}
+
 /// Reads the `channel_data` of a subscription.
-///
-/// # Errors
-///
-/// A sentence for whoever sent it.
-pub fn channel_data(text: &str, info_bytes_max: usize) -> Result<Profile, String> {
-    let data: ChannelData<'_> =
-        serde_json::from_str(text).map_err(|_| "channel_data is not a JSON object".to_owned())?;
-    let id = data.user_id.ok_or("channel_data has no user_id")?;
+pub fn channel_data(text: &str, info_bytes_max: usize) -> Result<Profile, ProfileError> {
+    let data: ChannelData<'_> = serde_json::from_str(text)
+        .map_err(|_| ProfileError::Malformed("channel_data is not a JSON object"))?;
+    let id = data
+        .user_id
+        .ok_or(ProfileError::Malformed("channel_data has no user_id"))?;
     Ok(Profile {
         user: user(id, true)?,
         info: info(data.user_info, info_bytes_max)?,
@@ -57,18 +67,14 @@ pub fn channel_data(text: &str, info_bytes_max: usize) -> Result<Profile, String
 }
 
 /// Reads the `user_data` of a sign-in: an object whose `id` is a string that is not empty.
-///
-/// # Errors
-///
-/// A sentence for whoever sent it.
-pub fn user_data(text: &str, info_bytes_max: usize) -> Result<Profile, String> {
+pub fn user_data(text: &str, info_bytes_max: usize) -> Result<Profile, ProfileError> {
     let data: UserData<'_> =
-        serde_json::from_str(text).map_err(|_| "user_data is not a JSON object".to_owned())?;
-    let id = data.id.ok_or("user_data has no id")?;
+        serde_json::from_str(text).map_err(|_| ProfileError::Malformed("user_data is not a JSON object"))?;
+    let id = data.id.ok_or(ProfileError::Malformed("user_data has no id"))?;
     let watchlist = match data.watchlist {
         None => Vec::new(),
         Some(list) => serde_json::from_str::<Vec<serde_json::Value>>(list.get())
-            .map_err(|_| "watchlist is not a list of ids".to_owned())?
+            .map_err(|_| ProfileError::Malformed("watchlist is not a list of ids"))?
             .into_iter()
             .filter_map(|id| match id {
                 serde_json::Value::String(id) => Some(id),
@@ -85,23 +91,24 @@ pub fn user_data(text: &str, info_bytes_max: usize) -> Result<Profile, String> {
 }
 
 /// An id: a string, or where libraries send such a whole number, which is the same id as its digits.
-fn user(raw: &RawValue, or_number: bool) -> Result<UserId, String> {
+fn user(raw: &RawValue, or_number: bool) -> Result<UserId, ProfileError> {
     let text: String = match serde_json::from_str(raw.get()) {
         Ok(text) => text,
         Err(_) if or_number && serde_json::from_str::<serde_json::Number>(raw.get()).is_ok() => {
             raw.get().to_owned()
         }
-        Err(_) => return Err("the id of a user is a string".to_owned()),
+        Err(_) => return Err(ProfileError::Malformed("the id of a user is a string")),
     };
-    UserId::new(&text).map_err(|error| error.to_string())
+    let wrong = "the id of a user has 1 to 128 bytes and no control or invisible characters";
+    UserId::new(&text).map_err(|_| ProfileError::Malformed(wrong))
 }
 
-fn info(raw: Option<&RawValue>, bytes_max: usize) -> Result<Option<Box<str>>, String> {
+fn info(raw: Option<&RawValue>, bytes_max: usize) -> Result<Option<Box<str>>, ProfileError> {
     let Some(raw) = raw.map(RawValue::get).filter(|raw| *raw != "null") else {
         return Ok(None);
     };
     if raw.len() > bytes_max {
-        return Err(format!("user_info is larger than {bytes_max} bytes"));
+        return Err(ProfileError::TooLarge(bytes_max));
     }
     Ok(Some(raw.into()))
 }
