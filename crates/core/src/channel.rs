@@ -8,6 +8,10 @@
 //! `*` alone is no channel: it addresses everyone and can only be spoken to, so the parser of
 //! requests turns it into [`crate::publication::Audience::Everyone`] before a name is made.
 //!
+//! Pusher's conventions hold on every door: the beginning of a name says what the channel is
+//! ([`Kind`]), and `#server-to-user-42` is another spelling of a user's own channel, `user/42`. A name
+//! is made in one form only, so the two can never be told apart, nor mean two things.
+//!
 //! This module does not know who may use a name; see [`crate::auth`].
 
 use std::borrow::Borrow;
@@ -18,6 +22,28 @@ use thiserror::Error;
 
 /// Longest channel name, in bytes after percent-decoding.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
+
+/// What the name of a user's own channel begins with.
+pub(crate) const OWN_CHANNEL: &str = "user/";
+
+/// The same in the protocol of Pusher.
+pub const SERVER_TO_USER: &str = "#server-to-user-";
+
+/// What a channel is by the beginning of its name (`pusher.md` section 5.1). Everything but
+/// [`Self::Public`] is private.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Anything else.
+    Public,
+    /// `private-`.
+    Private,
+    /// `private-encrypted-`: what is said there only its listeners can read.
+    Encrypted,
+    /// `presence-`: its members see each other.
+    Presence,
+    /// `user/`, or `#server-to-user-`: a user's own.
+    Own,
+}
 
 /// The name of a channel. Cheap to clone: the text is shared.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -58,7 +84,31 @@ impl ChannelName {
         if text == "*" {
             return Err(ChannelNameError::Everyone);
         }
-        Ok(Self(text.into()))
+        Ok(match text.strip_prefix(SERVER_TO_USER) {
+            Some("") | None => Self(text.into()),
+            Some(user) => Self(format!("{OWN_CHANNEL}{user}").into()),
+        })
+    }
+
+    /// What the channel is by its name.
+    pub fn kind(&self) -> Kind {
+        let begins = |prefix: &str| self.0.starts_with(prefix);
+        if begins("private-encrypted-") {
+            Kind::Encrypted
+        } else if begins("private-") {
+            Kind::Private
+        } else if begins("presence-") {
+            Kind::Presence
+        } else if begins(OWN_CHANNEL) || begins(SERVER_TO_USER) {
+            Kind::Own
+        } else {
+            Kind::Public
+        }
+    }
+
+    /// Whether a new subscriber is given the last publication: `cache-` behind whatever says the kind.
+    pub fn is_cache(&self) -> bool {
+        CACHE_PREFIXES.iter().any(|prefix| self.0.starts_with(prefix))
     }
 
     /// A name that is made of a checked user id, which is shorter and as printable.
@@ -72,6 +122,14 @@ impl ChannelName {
         &self.0
     }
 }
+
+/// What the names of cache channels begin with (`pusher.md` section 7).
+pub const CACHE_PREFIXES: [&str; 4] = [
+    "cache-",
+    "private-cache-",
+    "private-encrypted-cache-",
+    "presence-cache-",
+];
 
 /// Control characters, and format characters that change how text looks without being seen
 /// (zero-width, direction marks, byte order mark, soft hyphen, tags).
@@ -190,6 +248,34 @@ mod tests {
         check("\u{feff}main", Err(ChannelNameError::Unprintable(0xfeff)));
         check("*", Err(ChannelNameError::Everyone));
         check("**", Ok(()));
+    }
+
+    #[track_caller]
+    fn check_kind(text: &str, kind: Kind, is_cache: bool, shown: &str) {
+        let name = ChannelName::new(text).unwrap();
+        assert_eq!(
+            (name.kind(), name.is_cache(), name.as_str()),
+            (kind, is_cache, shown)
+        );
+    }
+
+    #[test]
+    fn the_beginning_of_a_name_says_what_a_channel_is() {
+        let same = |text, kind, is_cache| check_kind(text, kind, is_cache, text);
+        same("orders", Kind::Public, false);
+        same("privates", Kind::Public, false);
+        same("cache-price", Kind::Public, true);
+        same("private-orders.42", Kind::Private, false);
+        same("private-cache-price", Kind::Private, true);
+        same("private-encrypted-vault", Kind::Encrypted, false);
+        same("private-encrypted-cache-vault", Kind::Encrypted, true);
+        same("presence-room.3", Kind::Presence, false);
+        same("presence-cache-room.3", Kind::Presence, true);
+        same("user/42", Kind::Own, false);
+        same("#server-to-user-", Kind::Own, false);
+        check_kind("#server-to-user-42", Kind::Own, false, "user/42");
+        check_kind("#server-to-user-a/b", Kind::Own, false, "user/a/b");
+        same("#server-to-users", Kind::Public, false);
     }
 
     #[track_caller]

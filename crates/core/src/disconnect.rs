@@ -84,6 +84,18 @@ pub enum Refusal {
     /// that is a no, but one that may be a yes in a moment.
     #[error("the back end did not say whether this is allowed, try again later")]
     HookFailed,
+    /// No app has this key.
+    #[error("no app with this key exists here (apps in the configuration, or PUSHER_APP_KEY)")]
+    NoApp,
+    /// The app is turned off.
+    #[error("this app is disabled")]
+    AppDisabled,
+    /// The app has as many connections as it may have.
+    #[error("this app has as many connections as it may have (connections_max)")]
+    AppFull,
+    /// A version of the protocol of Pusher that is not spoken.
+    #[error("protocol versions 5, 6 and 7 are spoken here")]
+    ProtocolVersion,
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -107,32 +119,76 @@ impl Refusal {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Self::BadRequest(_) => 400,
+            Self::BadRequest(_) | Self::ProtocolVersion => 400,
             Self::Unauthorized(_) => 401,
-            Self::Forbidden(_) | Self::WrongOrigin(_) | Self::NotLetIn => 403,
-            Self::NotFound(_) => 404,
+            Self::Forbidden(_) | Self::WrongOrigin(_) | Self::NotLetIn | Self::AppDisabled => 403,
+            Self::NotFound(_) | Self::NoApp => 404,
             Self::MethodNotAllowed { .. } => 405,
             Self::TooSlow => 408,
             Self::TooLarge { .. } => 413,
             Self::WrongHost(_) => 421,
             Self::LostUpgrade => 426,
             Self::TooFast { .. } | Self::AddressFull => 429,
-            Self::Full | Self::Overloaded | Self::Storage | Self::HookFailed | Self::Draining => 503,
+            Self::Full
+            | Self::AppFull
+            | Self::Overloaded
+            | Self::Storage
+            | Self::HookFailed
+            | Self::Draining => 503,
         }
     }
 
     /// The close code that a plain WebSocket is ended with after it was accepted.
     pub fn close_code(&self) -> u16 {
         match self {
-            Self::BadRequest(_) | Self::MethodNotAllowed { .. } | Self::LostUpgrade => 4400,
+            Self::BadRequest(_)
+            | Self::ProtocolVersion
+            | Self::MethodNotAllowed { .. }
+            | Self::LostUpgrade => 4400,
             Self::Unauthorized(_) => 4401,
-            Self::Forbidden(_) | Self::WrongOrigin(_) | Self::WrongHost(_) | Self::NotLetIn => 4403,
-            Self::NotFound(_) => 4404,
+            Self::Forbidden(_)
+            | Self::WrongOrigin(_)
+            | Self::WrongHost(_)
+            | Self::NotLetIn
+            | Self::AppDisabled => 4403,
+            Self::NotFound(_) | Self::NoApp => 4404,
             Self::TooSlow => 4408,
             Self::TooLarge { .. } => 1009,
             Self::TooFast { .. } => 1008,
-            Self::AddressFull | Self::Full | Self::Overloaded | Self::Storage | Self::HookFailed => 1013,
+            Self::AddressFull
+            | Self::Full
+            | Self::AppFull
+            | Self::Overloaded
+            | Self::Storage
+            | Self::HookFailed => 1013,
             Self::Draining => 1012,
+        }
+    }
+
+    /// The close code of the protocol of Pusher (`pusher.md` section 4.3). Libraries never come back from
+    /// the ones below 4100, so those are only for what is final.
+    pub fn pusher_code(&self) -> u16 {
+        match self {
+            Self::NoApp => 4001,
+            Self::AppDisabled => 4003,
+            Self::AppFull => 4004,
+            Self::NotFound(_) => 4005,
+            Self::BadRequest(_) | Self::MethodNotAllowed { .. } | Self::LostUpgrade => 4006,
+            Self::ProtocolVersion => 4007,
+            Self::Unauthorized(_)
+            | Self::Forbidden(_)
+            | Self::WrongOrigin(_)
+            | Self::WrongHost(_)
+            | Self::NotLetIn => 4009,
+            Self::TooFast { .. }
+            | Self::TooLarge { .. }
+            | Self::TooSlow
+            | Self::AddressFull
+            | Self::Full
+            | Self::Overloaded
+            | Self::Storage
+            | Self::HookFailed
+            | Self::Draining => 4100,
         }
     }
 
@@ -156,6 +212,10 @@ impl Refusal {
             Self::Overloaded => "overloaded",
             Self::Storage => "storage",
             Self::HookFailed => "hook_failed",
+            Self::NoApp => "no_app",
+            Self::AppDisabled => "app_disabled",
+            Self::AppFull => "app_full",
+            Self::ProtocolVersion => "protocol_version",
             Self::Draining => "draining",
         }
     }
@@ -167,9 +227,12 @@ impl Refusal {
         match self {
             Self::TooFast { seconds, .. } => Some(("Retry-After", seconds.to_string().into())),
             Self::Overloaded => Some(("Retry-After", "1".into())),
-            Self::Full | Self::AddressFull | Self::Storage | Self::HookFailed | Self::Draining => {
-                Some(("Retry-After", "5".into()))
-            }
+            Self::Full
+            | Self::AppFull
+            | Self::AddressFull
+            | Self::Storage
+            | Self::HookFailed
+            | Self::Draining => Some(("Retry-After", "5".into())),
             Self::MethodNotAllowed { allow } => Some(("Allow", (*allow).into())),
             Self::Unauthorized(_) => Some(("WWW-Authenticate", "Bearer".into())),
             _ => None,
@@ -220,6 +283,9 @@ pub enum Disconnect {
     /// The token that let the peer in has run out; with a fresh one it may come back.
     #[error("the token has run out; connect again with a fresh one")]
     Expired,
+    /// The app wants to know who everybody is, and the peer has not shown it in time.
+    #[error("neither signed in nor subscribed to a channel that needs a signature, within authorize_within")]
+    Unauthorized,
     /// Something that the session should have heard is gone, and its wire form has no way to say so
     /// but the end.
     #[error("what came after `since` is no longer kept: reload, and connect without it")]
@@ -250,13 +316,29 @@ impl Disconnect {
             Self::SlowConsumer { .. } | Self::Stalled(_) => Some(4408),
             Self::TooFast(_) => Some(1008),
             Self::Idle(_) | Self::Aged => Some(1001),
-            Self::Expired => Some(4401),
+            Self::Expired | Self::Unauthorized => Some(4401),
             // As HTTP's 416, "range not satisfiable".
             Self::Gap => Some(4416),
             // As HTTP's 410, "gone".
             Self::Deleted => Some(4410),
             Self::Answered => Some(1000),
             Self::Draining => Some(1012),
+            Self::Internal => Some(1011),
+        }
+    }
+
+    /// The close code of the protocol of Pusher; `None` when there is nobody left to tell. Who may come
+    /// back at once gets 4200, who had better wait a moment 4100.
+    pub fn pusher_code(&self) -> Option<u16> {
+        match self {
+            Self::Lost => None,
+            Self::ByPeer(code) => Some(code.unwrap_or(1000)),
+            Self::Refused(refusal) => Some(refusal.pusher_code()),
+            Self::Protocol { code, .. } => Some(*code),
+            Self::SlowConsumer { .. } | Self::Stalled(_) | Self::TooFast(_) => Some(4100),
+            Self::Idle(_) => Some(4201),
+            Self::Aged | Self::Gap | Self::Deleted | Self::Answered | Self::Draining => Some(4200),
+            Self::Expired | Self::Unauthorized => Some(4009),
             Self::Internal => Some(1011),
         }
     }
@@ -284,6 +366,7 @@ impl Disconnect {
             Self::Idle(_) => "idle",
             Self::Aged => "aged",
             Self::Expired => "expired",
+            Self::Unauthorized => "unauthorized",
             Self::Gap => "gap",
             Self::Deleted => "deleted",
             Self::Answered => "answered",
@@ -300,6 +383,7 @@ impl Disconnect {
                 | Self::Lost
                 | Self::Aged
                 | Self::Expired
+                | Self::Unauthorized
                 | Self::Gap
                 | Self::Deleted
                 | Self::Answered
@@ -342,6 +426,10 @@ mod tests {
         check(&Refusal::Storage, 503, 1013);
         check(&Refusal::HookFailed, 503, 1013);
         check(&Refusal::Draining, 503, 1012);
+        check(&Refusal::NoApp, 404, 4404);
+        check(&Refusal::AppDisabled, 403, 4403);
+        check(&Refusal::AppFull, 503, 1013);
+        check(&Refusal::ProtocolVersion, 400, 4400);
         assert_eq!(Refusal::LostUpgrade.status(), 426);
     }
 
@@ -377,6 +465,7 @@ mod tests {
             Disconnect::Idle(Duration::from_secs(50)),
             Disconnect::Aged,
             Disconnect::Expired,
+            Disconnect::Unauthorized,
             Disconnect::Gap,
             Disconnect::Deleted,
             Disconnect::Answered,
@@ -384,14 +473,54 @@ mod tests {
             Disconnect::Internal,
         ];
         for why in all {
-            let code = why.plain_code().unwrap();
-            // RFC 6455 section 7.4: 1005, 1006 and 1015 must never be on the wire.
-            assert!(
-                (1000..=1003).contains(&code)
-                    || (1007..=1014).contains(&code)
-                    || (4000..5000).contains(&code),
-                "{why:?}"
-            );
+            for code in [why.plain_code().unwrap(), why.pusher_code().unwrap()] {
+                // RFC 6455 section 7.4: 1005, 1006 and 1015 must never be on the wire.
+                assert!(
+                    (1000..=1003).contains(&code)
+                        || (1007..=1014).contains(&code)
+                        || (4000..5000).contains(&code),
+                    "{why:?}"
+                );
+            }
         }
+    }
+
+    /// `pusher.md` section 4.3: what a library does with a code.
+    #[derive(Debug, PartialEq)]
+    enum Then {
+        GivesUp,
+        Waits,
+        ComesBackAtOnce,
+    }
+
+    #[track_caller]
+    fn check_pusher(why: Disconnect, code: u16, then: Then) {
+        assert_eq!(why.pusher_code(), Some(code), "{why:?}");
+        let does = match code {
+            4001..4100 | 4300.. => Then::GivesUp,
+            4200..4300 => Then::ComesBackAtOnce,
+            _ => Then::Waits,
+        };
+        assert_eq!(does, then, "{why:?}");
+    }
+
+    #[test]
+    fn libraries_of_pusher_come_back_from_what_is_not_final() {
+        let refused = Disconnect::Refused;
+        check_pusher(refused(Refusal::NoApp), 4001, Then::GivesUp);
+        check_pusher(refused(Refusal::AppDisabled), 4003, Then::GivesUp);
+        check_pusher(refused(Refusal::AppFull), 4004, Then::GivesUp);
+        check_pusher(refused(Refusal::ProtocolVersion), 4007, Then::GivesUp);
+        check_pusher(refused(Refusal::Forbidden("".into())), 4009, Then::GivesUp);
+        check_pusher(Disconnect::Unauthorized, 4009, Then::GivesUp);
+        check_pusher(refused(Refusal::Full), 4100, Then::Waits);
+        check_pusher(refused(Refusal::Storage), 4100, Then::Waits);
+        check_pusher(refused(Refusal::Draining), 4100, Then::Waits);
+        check_pusher(refused(Refusal::HookFailed), 4100, Then::Waits);
+        check_pusher(Disconnect::Stalled(Duration::ZERO), 4100, Then::Waits);
+        check_pusher(Disconnect::TooFast(""), 4100, Then::Waits);
+        check_pusher(Disconnect::Internal, 1011, Then::Waits);
+        check_pusher(Disconnect::Draining, 4200, Then::ComesBackAtOnce);
+        check_pusher(Disconnect::Idle(Duration::ZERO), 4201, Then::ComesBackAtOnce);
     }
 }

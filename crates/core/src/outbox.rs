@@ -100,6 +100,8 @@ pub struct Outbox {
     rest: VecDeque<Bytes>,
     front_written: usize,
     pending_bytes: usize,
+    /// Bytes that may wait beyond the limit: see [`Outbox::push_beyond`].
+    beyond_bytes: usize,
     /// Only where a frame that may be dropped waits, which few sessions ever have.
     tags: Option<Box<Tags>>,
 }
@@ -115,7 +117,7 @@ impl Outbox {
     /// Adds a frame, unless more than `limit_bytes` would then wait. An empty frame is nothing.
     pub fn push(&mut self, frame: Bytes, limit_bytes: usize) -> Result<(), OutboxFull> {
         let pending_bytes = self.pending_bytes.saturating_add(frame.len());
-        if pending_bytes > limit_bytes {
+        if pending_bytes > limit_bytes.saturating_add(self.beyond_bytes) {
             return Err(OutboxFull {
                 pending_bytes: self.pending_bytes,
             });
@@ -133,6 +135,14 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+
+    /// Adds a frame whose size is the server's doing and bounded elsewhere, whatever waits: until as many
+    /// bytes have left, that much more may wait.
+    pub fn push_beyond(&mut self, frame: Bytes) {
+        self.beyond_bytes = self.beyond_bytes.saturating_add(frame.len());
+        // Nothing is too much for this limit.
+        let _ = self.push(frame, usize::MAX);
     }
 
     /// Adds a frame that may be dropped while it waits, or in whose favour others may be. `marker`
@@ -240,6 +250,7 @@ impl Outbox {
         }
         let frame = std::mem::take(&mut self.front);
         self.pending_bytes = self.pending_bytes.saturating_sub(frame.len());
+        self.beyond_bytes = self.beyond_bytes.saturating_sub(frame.len());
         self.advance();
         Some(frame)
     }
@@ -253,6 +264,7 @@ impl Outbox {
             self.front = Bytes::new();
         }
         self.pending_bytes = self.front.len().saturating_sub(self.front_written);
+        self.beyond_bytes = 0;
     }
 
     /// Writes until empty or full: one system call for all that waits, in the usual case.
@@ -283,6 +295,7 @@ impl Outbox {
     }
 
     fn consume(&mut self, mut written: usize) {
+        self.beyond_bytes = self.beyond_bytes.saturating_sub(written);
         if written >= self.pending_bytes {
             // The usual end, and cheaper than frame by frame.
             self.pending_bytes = 0;

@@ -7,8 +7,14 @@
 //! Coming and going is reported, one report per change, in the order in which it happened
 //! ([`People::take_reports`]): online and offline of one user alternate, whatever the interleaving.
 //!
+//! A member of a channel is a user who listens there on at least one connection, with what her newest
+//! connection wants shown of her.
+//!
 //! Who was sent away is remembered for a moment ([`People::dismiss`]): a back end that had said yes to
 //! her just before, and whose answer is still under way, must not bring her back.
+//!
+//! A connection may watch users ([`People::watch`]): it is told of their coming and going, as it is
+//! reported, by notices that wait for whoever has caused them to take them.
 //!
 //! Bounds: what is here is bounded by the connections and their subscriptions, since each holds its
 //! entries only as long as it lives (and the grace period). Reports wait for at most
@@ -18,6 +24,7 @@
 //! so that its owner finds it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
 use std::time::Duration;
 
 use crate::channel::ChannelName;
@@ -63,23 +70,47 @@ pub struct Report {
     pub at: Moment,
 }
 
+/// A watched user has come online or gone offline: for one connection that watches her.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notice<P> {
+    /// Who watches.
+    pub place: P,
+    /// Who is watched.
+    pub user: UserId,
+    /// Whether she has come.
+    pub online: bool,
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub struct People<P> {
     users: HashMap<UserId, Person<P>>,
-    /// Members of channels: users with the number of their connections there.
-    members: HashMap<ChannelName, BTreeMap<UserId, u32>>,
+    /// Members of channels.
+    members: HashMap<ChannelName, BTreeMap<UserId, Member>>,
     /// Users whose last connection has ended, in the order in which their grace period does.
     leaving: VecDeque<(Moment, UserId)>,
     /// Users who were sent away, each with the number of the last time, and all of those in order.
     dismissed: HashMap<UserId, u64>,
     dismissals: VecDeque<(Moment, u64, UserId)>,
     dismissals_total: u64,
+    /// Who is watched, and by whom; and the reverse.
+    watched: HashMap<UserId, Vec<P>>,
+    watching: HashMap<P, Vec<UserId>>,
+    notices: Vec<Notice<P>>,
     reports: VecDeque<Report>,
     reports_dropped: usize,
     grace: Duration,
     connections_max: usize,
     reports_max: usize,
+}
+
+/// A user in a channel.
+#[derive(Debug, Default)]
+struct Member {
+    /// How many of her connections listen there.
+    connections: u32,
+    /// What is shown of her, if anything: JSON.
+    info: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -91,7 +122,7 @@ struct Person<P> {
     left: Option<Moment>,
 }
 
-impl<P: Copy + Eq> People<P> {
+impl<P: Copy + Eq + Hash> People<P> {
     /// Nobody is here. A user may have `connections_max` connections, and `reports_max` reports may
     /// wait: 0 where nobody takes them.
     pub fn new(grace: Duration, connections_max: usize, reports_max: usize) -> Self {
@@ -102,6 +133,9 @@ impl<P: Copy + Eq> People<P> {
             dismissed: HashMap::new(),
             dismissals: VecDeque::new(),
             dismissals_total: 0,
+            watched: HashMap::new(),
+            watching: HashMap::new(),
+            notices: Vec::new(),
             reports: VecDeque::new(),
             reports_dropped: 0,
             grace,
@@ -201,7 +235,42 @@ impl<P: Copy + Eq> People<P> {
         }
     }
 
+    /// A connection watches these users, and no others any more.
+    pub fn watch(&mut self, place: P, users: &[UserId]) {
+        self.unwatch(place);
+        for user in users {
+            let watchers = self.watched.entry(user.clone()).or_default();
+            if !watchers.contains(&place) {
+                watchers.push(place);
+                self.watching.entry(place).or_default().push(user.clone());
+            }
+        }
+    }
+
+    /// It watches nobody any more.
+    pub fn unwatch(&mut self, place: P) {
+        for user in self.watching.remove(&place).unwrap_or_default() {
+            if let Some(watchers) = self.watched.get_mut(&user) {
+                watchers.retain(|watcher| *watcher != place);
+                if watchers.is_empty() {
+                    self.watched.remove(&user);
+                }
+            }
+        }
+    }
+
+    /// What those who watch are to be told.
+    pub fn take_notices(&mut self) -> Vec<Notice<P>> {
+        std::mem::take(&mut self.notices)
+    }
+
     fn report(&mut self, user: &UserId, online: bool, at: Moment) {
+        let watchers = self.watched.get(user).into_iter().flatten();
+        self.notices.extend(watchers.map(|place| Notice {
+            place: *place,
+            user: user.clone(),
+            online,
+        }));
         if self.reports_max == 0 {
             return;
         }
@@ -248,26 +317,53 @@ impl<P: Copy + Eq> People<P> {
         self.users.is_empty()
     }
 
-    /// A connection of `user` listens to `channel`.
-    pub fn enter(&mut self, channel: &ChannelName, user: &UserId) {
+    /// A connection of `user` listens to `channel`, and may want something shown of her. Says whether she
+    /// was not there before.
+    pub fn enter(&mut self, channel: &ChannelName, user: &UserId, info: Option<&str>) -> bool {
         let members = self.members.entry(channel.clone()).or_default();
-        *members.entry(user.clone()).or_default() += 1;
+        let member = members.entry(user.clone()).or_default();
+        member.connections += 1;
+        if info.is_some() {
+            member.info = info.map(Into::into);
+        }
+        member.connections == 1
     }
 
-    /// It does so no more.
-    pub fn leave(&mut self, channel: &ChannelName, user: &UserId) {
+    /// It does so no more. Says whether it was her last one there.
+    pub fn leave(&mut self, channel: &ChannelName, user: &UserId) -> bool {
         let Some(members) = self.members.get_mut(channel) else {
-            return;
+            return false;
         };
-        if let Some(count) = members.get_mut(user) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                members.remove(user);
-            }
+        let Some(member) = members.get_mut(user) else {
+            return false;
+        };
+        member.connections = member.connections.saturating_sub(1);
+        let was_last = member.connections == 0;
+        if was_last {
+            members.remove(user);
         }
         if members.is_empty() {
             self.members.remove(channel);
         }
+        was_last
+    }
+
+    /// Whether a user is a member of a channel.
+    pub fn is_member(&self, channel: &ChannelName, user: &UserId) -> bool {
+        let members = self.members.get(channel);
+        members.is_some_and(|members| members.contains_key(user))
+    }
+
+    /// The members of a channel, by id, with what is shown of each.
+    pub fn roster(
+        &self,
+        channel: &ChannelName,
+    ) -> impl ExactSizeIterator<Item = (&UserId, Option<&str>)> + Clone {
+        static NOBODY: BTreeMap<UserId, Member> = BTreeMap::new();
+        let members = self.members.get(channel).unwrap_or(&NOBODY);
+        members
+            .iter()
+            .map(|(user, member)| (user, member.info.as_deref()))
     }
 
     /// The first `count` users who listen to a channel, by id, and how many there are.
@@ -376,7 +472,7 @@ mod tests {
         let mut people = people(9);
         let channel = ChannelName::new("room").unwrap();
         for text in ["b", "a", "a"] {
-            people.enter(&channel, &user(text));
+            people.enter(&channel, &user(text), None);
         }
         assert_eq!(people.members(&channel, 9), (vec![user("a"), user("b")], 2));
         assert_eq!(people.members(&channel, 1), (vec![user("a")], 2));
@@ -386,6 +482,51 @@ mod tests {
             people.leave(&channel, &user(text));
         }
         assert_eq!((people.members(&channel, 9).1, people.channels()), (0, 0));
+    }
+
+    #[test]
+    fn the_first_tab_enters_a_channel_and_the_last_one_leaves_it() {
+        let mut people = people(9);
+        let (channel, anna) = (ChannelName::new("room").unwrap(), user("anna"));
+        let entered: Vec<bool> = [Some("1"), None, Some("2")]
+            .map(|info| people.enter(&channel, &anna, info))
+            .to_vec();
+        assert_eq!(entered, [true, false, false]);
+        assert!(people.is_member(&channel, &anna) && !people.is_member(&channel, &user("otto")));
+        assert_eq!(people.roster(&channel).collect::<Vec<_>>(), [(&anna, Some("2"))]);
+        let left: Vec<bool> = (0..4).map(|_| people.leave(&channel, &anna)).collect();
+        assert_eq!(left, [false, false, true, false]);
+        assert_eq!(people.roster(&channel).len(), 0);
+    }
+
+    #[test]
+    fn who_watches_is_told_of_coming_and_going() {
+        let mut people = people(9);
+        let told = |people: &mut People<u32>| {
+            let notices = people.take_notices().into_iter();
+            let sign = |online| if online { '+' } else { '-' };
+            let texts =
+                notices.map(|notice| format!("{}{}{}", notice.place, sign(notice.online), notice.user));
+            texts.collect::<Vec<_>>().join(" ")
+        };
+        people.watch(7, &[user("a"), user("b"), user("a")]);
+        people.watch(8, &[user("a")]);
+        people.arrive(&user("a"), connection(1), at(0));
+        people.arrive(&user("a"), connection(2), at(0));
+        people.arrive(&user("c"), connection(3), at(0));
+        assert_eq!(told(&mut people), "7+a 8+a");
+        people.unwatch(8);
+        people.depart(&user("a"), 1, at(1));
+        people.depart(&user("a"), 2, at(1));
+        assert_eq!(told(&mut people), "");
+        people.expire(at(1 + GRACE));
+        assert_eq!(told(&mut people), "7-a");
+        people.watch(7, &[user("b")]);
+        people.arrive(&user("a"), connection(1), at(20));
+        people.arrive(&user("b"), connection(4), at(20));
+        assert_eq!(told(&mut people), "7+b");
+        people.unwatch(7);
+        assert!(people.watched.is_empty() && people.watching.is_empty());
     }
 
     #[test]

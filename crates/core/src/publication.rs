@@ -25,7 +25,7 @@ use crate::moment::Moment;
 use crate::position::{Epoch, Link, Offset, Position};
 use crate::session_id::SessionId;
 use crate::user::UserId;
-use crate::wire::plain;
+use crate::wire;
 
 /// Longest event name, in bytes.
 pub const EVENT_NAME_BYTES_MAX: usize = 200;
@@ -41,6 +41,9 @@ pub const CHANNELS_PER_PUBLICATION_MAX: usize = 100;
 pub enum DataKind {
     /// Valid UTF-8.
     Text,
+    /// The text of one JSON value, said by somebody whose protocol carries values: whoever listens by
+    /// such a protocol gets it as a value again. To everybody else it is text.
+    Json,
     /// Any bytes.
     Binary,
 }
@@ -52,6 +55,14 @@ impl DataKind {
             Self::Binary
         } else {
             Self::Text
+        }
+    }
+
+    /// Whether it is valid UTF-8.
+    pub fn is_text(self) -> bool {
+        match self {
+            Self::Text | Self::Json => true,
+            Self::Binary => false,
         }
     }
 }
@@ -155,8 +166,11 @@ pub struct Draft {
     /// The version of what it is about. A publication whose version is not above the last one of its
     /// channel and key comes too late and is dropped. Only for one channel.
     pub version: Option<u64>,
-    /// Time after which nobody who comes back is given it, though the channel may keep it longer.
+    /// Time after which nobody who comes back is given it, though the channel may keep it longer. With
+    /// zero it is only for who is here, is not kept at all, and makes no gap.
     pub ttl: Option<Duration>,
+    /// Only sessions of the Pusher door are given it: what its protocol says of a channel itself.
+    pub is_pusher_only: bool,
 }
 
 impl Draft {
@@ -168,6 +182,11 @@ impl Draft {
             kind,
             data,
         )
+    }
+
+    /// Whether it is only for who is here now.
+    pub fn is_passing(&self) -> bool {
+        self.ttl == Some(Duration::ZERO)
     }
 
     /// From when on nobody who comes back is given it, if it gets its place then.
@@ -190,6 +209,7 @@ impl Draft {
             key: None,
             version: None,
             ttl: None,
+            is_pusher_only: false,
         }
     }
 }
@@ -211,11 +231,15 @@ pub enum WireForm {
     WebSocketMetaDeflate,
     /// Not the publication, only that there is one: for a long poll, which then reads the stream.
     Notice,
+    /// WebSocket, an event of the Pusher protocol.
+    Pusher,
+    /// Like [`Self::Pusher`], compressed where that is worth it (permessage-deflate).
+    PusherDeflate,
 }
 
 impl WireForm {
     /// Every form; a form's place here is its index.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::WebSocketRaw,
         Self::WebSocketMeta,
         Self::EventStreamRaw,
@@ -223,6 +247,8 @@ impl WireForm {
         Self::WebSocketRawDeflate,
         Self::WebSocketMetaDeflate,
         Self::Notice,
+        Self::Pusher,
+        Self::PusherDeflate,
     ];
     /// How many forms there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -231,8 +257,18 @@ impl WireForm {
     pub fn is_meta(self) -> bool {
         match self {
             Self::WebSocketMeta | Self::WebSocketMetaDeflate | Self::EventStreamMeta => true,
-            Self::WebSocketRaw | Self::WebSocketRawDeflate | Self::EventStreamRaw | Self::Notice => false,
+            Self::WebSocketRaw
+            | Self::WebSocketRawDeflate
+            | Self::EventStreamRaw
+            | Self::Notice
+            | Self::Pusher
+            | Self::PusherDeflate => false,
         }
+    }
+
+    /// Whether it belongs to the Pusher door.
+    pub fn is_pusher(self) -> bool {
+        matches!(self, Self::Pusher | Self::PusherDeflate)
     }
 
     /// The form of a session that has agreed on permessage-deflate; the others know none.
@@ -241,7 +277,18 @@ impl WireForm {
         match self {
             Self::WebSocketRaw | Self::WebSocketRawDeflate => Self::WebSocketRawDeflate,
             Self::WebSocketMeta | Self::WebSocketMetaDeflate => Self::WebSocketMetaDeflate,
+            Self::Pusher | Self::PusherDeflate => Self::PusherDeflate,
             Self::EventStreamRaw | Self::EventStreamMeta | Self::Notice => self,
+        }
+    }
+
+    /// The form that a compressed one is made of; `None` if this is none.
+    pub fn inflated(self) -> Option<Self> {
+        match self {
+            Self::WebSocketRawDeflate => Some(Self::WebSocketRaw),
+            Self::WebSocketMetaDeflate => Some(Self::WebSocketMeta),
+            Self::PusherDeflate => Some(Self::Pusher),
+            _ => None,
         }
     }
 }
@@ -394,6 +441,7 @@ impl Publication {
     /// Whether `next` is for the same channels of the same app, and neither is an announcement.
     pub fn has_audience_of(&self, next: &Self) -> bool {
         self.draft.app == next.draft.app
+            && self.draft.is_pusher_only == next.draft.is_pusher_only
             && !self.is_for_everyone()
             && self.places.len() == next.places.len()
             && self
@@ -417,6 +465,6 @@ impl Publication {
     pub fn encoded(&self, place: &Place, form: WireForm) -> Bytes {
         place
             .encoded
-            .get_or_make(form, || plain::encode(self, place, form))
+            .get_or_make(form, || wire::encode(self, place, form))
     }
 }

@@ -23,6 +23,30 @@ impl SessionId {
         }
         (digits == 32 && text.len() <= 36).then_some(Self(number))
     }
+
+    /// An id that can be shown as two numbers ([`Self::socket`]), made of one that was drawn at random.
+    /// Each has 53 bits, which every language's numbers hold.
+    #[must_use]
+    pub fn for_socket(self) -> Self {
+        let half = |bits: u128| (bits >> 11) & ((1 << 53) - 1);
+        Self((half(self.0 >> 64) << 64) | half(self.0 & u128::from(u64::MAX)))
+    }
+
+    /// The id as the protocol of Pusher has it: `81923.4471`.
+    pub fn socket(self) -> String {
+        format!("{}.{}", self.0 >> 64, self.0 & u128::from(u64::MAX))
+    }
+
+    /// Reads what [`Self::socket`] writes. Numbers too large for one of ours are nobody's, and become an
+    /// id that no session has.
+    pub fn parse_socket(text: &str) -> Option<Self> {
+        let (high, low) = text.split_once('.')?;
+        let number = |digits: &str| {
+            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| digits.parse().unwrap_or(u64::MAX))
+        };
+        Some(Self((u128::from(number(high)?) << 64) | u128::from(number(low)?)))
+    }
 }
 
 impl fmt::Display for SessionId {
@@ -45,6 +69,32 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: Option<u128>) {
         assert_eq!(SessionId::parse(text), expected.map(SessionId), "{text}");
+    }
+
+    #[track_caller]
+    fn check_socket(text: &str, expected: Option<&str>) {
+        let id = SessionId::parse_socket(text);
+        assert_eq!(id.map(SessionId::socket).as_deref(), expected, "{text}");
+    }
+
+    #[test]
+    fn a_socket_is_two_numbers() {
+        check_socket("81923.4471", Some("81923.4471"));
+        check_socket("0.0", Some("0.0"));
+        check_socket("007.1", Some("7.1"));
+        check_socket("99999999999999999999999.1", Some("18446744073709551615.1"));
+        for bad in [
+            "", ".", "1.", ".1", "1", "1.2.3", "a.1", "+1.1", "-1.1", "1 .1", "1.1\n",
+        ] {
+            check_socket(bad, None);
+        }
+        let drawn = SessionId(u128::MAX).for_socket();
+        assert_eq!(drawn.socket(), "9007199254740991.9007199254740991");
+        assert_eq!(SessionId::parse_socket(&drawn.socket()), Some(drawn));
+        assert_eq!(
+            SessionId(0x1234_5678_9abc_def0 << 64).for_socket().socket(),
+            "640511947003803.0"
+        );
     }
 
     #[test]

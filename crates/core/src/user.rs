@@ -12,13 +12,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::channel::{ChannelName, is_printable};
+use crate::channel::{ChannelName, OWN_CHANNEL, is_printable};
 
 /// Longest user id, in bytes.
 pub const USER_ID_BYTES_MAX: usize = 128;
-
-/// What the name of a user's own channel begins with.
-const OWN_CHANNEL: &str = "user/";
 
 /// The id of a user. Cheap to clone: the text is shared.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -52,11 +49,6 @@ impl UserId {
     pub fn owns(&self, channel: &str) -> bool {
         channel.strip_prefix(OWN_CHANNEL) == Some(self.as_str())
     }
-}
-
-/// Whether a channel is some user's own. Such channels are private, whatever the settings say.
-pub fn is_own_channel(channel: &ChannelName) -> bool {
-    channel.as_str().starts_with(OWN_CHANNEL)
 }
 
 impl Deref for UserId {

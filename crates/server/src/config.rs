@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use fanfare_core::auth::{OriginRules, Secret};
-use fanfare_core::channel::ChannelPattern;
+use fanfare_core::channel::{CACHE_PREFIXES, ChannelName, ChannelPattern};
 use fanfare_core::limits::{Limits, seconds};
 use fanfare_core::stream::{HistoryLimits, HistoryRules, SlowConsumer};
 use fanfare_core::wire::websocket::deflate::DeflateSettings;
@@ -25,9 +25,11 @@ use crate::hooks::HookSettings;
 use crate::tokens::TokenSettings;
 use crate::unix;
 
+mod apps;
 mod layers;
 mod print;
 
+pub use apps::{AppSettings, ClientEvents, Profile, PusherSection};
 #[cfg(test)]
 use layers::keys;
 pub use layers::{Sources, load};
@@ -41,6 +43,9 @@ pub const SHARDS_MAX: usize = 64;
 
 /// Most rules for channels: they are asked one after the other, once per new channel.
 const RULES_MAX: usize = 64;
+
+/// Bytes kept of a cache channel, at least: one publication as large as it may be.
+const CACHE_BYTES: usize = 1 << 20;
 
 /// Exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits).
 pub const EXIT_CONFIG: u8 = 78;
@@ -138,6 +143,14 @@ pub struct Config {
 
     /// Compression of WebSocket messages.
     pub compression: Compression,
+
+    /// What holds for the Pusher door as a whole.
+    pub pusher: PusherSection,
+
+    /// Who may use the Pusher door, and within which limits. Default none; on a server without a key, one
+    /// for trying it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub apps: Vec<AppSettings>,
 
     /// Tokens of clients.
     pub tokens: TokenSettings,
@@ -339,6 +352,8 @@ impl Default for Config {
             disk: DiskSettings::default(),
             sessions: Sessions::default(),
             compression: Compression::default(),
+            pusher: PusherSection::default(),
+            apps: Vec::new(),
             tokens: TokenSettings::default(),
             hooks: HookSettings::default(),
             limits: Limits::default(),
@@ -448,6 +463,11 @@ impl Config {
         self.listen.into_iter().chain(self.tls.listen)
     }
 
+    /// Whether whoever asks is the back end: nobody has said who it is, neither by a key nor by an app.
+    pub fn is_open(&self) -> bool {
+        self.key.is_none() && self.apps.is_empty()
+    }
+
     /// Whether only this machine can reach the doors.
     pub fn is_on_loopback(&self) -> bool {
         self.addresses().all(|address| address.ip().is_loopback())
@@ -489,7 +509,23 @@ impl Config {
             };
             by_pattern.push((pattern, limits));
         }
+        // Of a cache channel the last publication is kept for longer, unless a rule says otherwise.
+        let cached = HistoryLimits {
+            publications: default.publications.max(1),
+            age: default.age.max(self.pusher.cache_age),
+            bytes: default.bytes.max(CACHE_BYTES),
+        };
+        for prefix in CACHE_PREFIXES {
+            let pattern = ChannelPattern::new(&format!("{prefix}*"));
+            by_pattern.extend(pattern.ok().map(|pattern| (pattern, cached)));
+        }
         Ok(HistoryRules { default, by_pattern })
+    }
+
+    /// How long something published to a channel is kept, if nothing else ends it before.
+    pub fn history_age(&self, channel: &ChannelName) -> Duration {
+        let rules = self.history_rules().unwrap_or_default();
+        rules.limits_of(channel).age
     }
 
     /// What happens to slow consumers of which channels. The patterns have been checked.
@@ -507,12 +543,12 @@ impl Config {
     fn check(&self) -> Result<Vec<String>, ConfigError> {
         let mut warnings = Vec::new();
         let public = self.addresses().find(|address| !address.ip().is_loopback());
-        if self.key.is_none() && public.is_some() {
+        if self.is_open() && public.is_some() {
             return Err(ConfigError(key_needed(public)));
         }
-        if self.key.is_none() && !self.network.trusted_proxies.is_empty() {
+        if self.is_open() && !self.network.trusted_proxies.is_empty() {
             return Err(ConfigError(
-                "network.trusted_proxies needs a key: without one, whoever the proxies let through could publish"
+                "network.trusted_proxies needs a key or an app: without, whoever the proxies let through could publish"
                     .to_owned(),
             ));
         }
@@ -588,6 +624,8 @@ impl Config {
         }
         self.tokens.check().map_err(ConfigError)?;
         self.hooks.check().map_err(ConfigError)?;
+        apps::check_path(&self.pusher.path).map_err(ConfigError)?;
+        warnings.extend(apps::check(&self.apps, public.is_some()).map_err(ConfigError)?);
         if self.hooks.is_any() && self.key.is_none() {
             warnings.push(
                 "there are hooks and no key: they are not signed, and whoever POSTs is the back end, whose words \

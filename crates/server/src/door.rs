@@ -29,6 +29,8 @@ use crate::hooks::connect::{Stranger, Told, Wish};
 use crate::node::Node;
 use crate::tokens;
 
+pub(crate) mod pusher;
+
 /// The parts of a request that decide.
 #[derive(Debug, Default)]
 pub(crate) struct Asked<'a> {
@@ -199,7 +201,7 @@ pub(crate) fn identify(
     };
     let carried = Carried::find(asked.authorization, asked.query, cookies.iter().copied())?;
     // Who speaks by POST is the server where there is no key, and anybody who brings no cookie else.
-    let may_be_asked = wish != Wish::Post || (node.config.key.is_some() && !cookies.is_empty());
+    let may_be_asked = wish != Wish::Post || (!node.config.is_open() && !cookies.is_empty());
     // Where there is no key at all, a token says nothing.
     let is_stranger = carried == Carried::Nothing || !node.tokens.are_checked(&node.rules.policy);
     if is_stranger && node.hooks.connect.is_some() && may_be_asked {
@@ -412,8 +414,11 @@ pub(crate) fn listen(
     }))
 }
 
-/// Whether the key is shown.
-pub(crate) fn shows_key(node: &Node, asked: &Asked<'_>) -> bool {
+/// Whether the key is shown, or a request is signed by an app.
+pub(crate) fn shows_key(node: &Node, method: &str, asked: &Asked<'_>) -> bool {
+    if let Some(order) = pusher::order(node, method, asked) {
+        return order.is_ok();
+    }
     let carried = Carried::find(asked.authorization, None, std::iter::empty());
     matches!(carried, Ok(Carried::Bearer(bearer)) if node.rules.policy.is_key(bearer))
 }

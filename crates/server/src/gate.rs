@@ -221,6 +221,16 @@ impl Gate {
         }
     }
 
+    /// Whether what this source has signed is looked at.
+    pub(crate) fn may_sign(&self, source: &Source, now: Moment) -> Result<(), Refusal> {
+        self.may_show(source, &Credential::Token(""), now)
+    }
+
+    /// What this source has signed is not good.
+    pub(crate) fn signed_badly(&self, source: &Source, now: Moment) {
+        self.failed(source, BadCredential::Key, now);
+    }
+
     /// Somebody says something: a user, over whatever connection, or an address.
     pub(crate) fn speak(
         &self,

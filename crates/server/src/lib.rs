@@ -8,6 +8,7 @@
 
 mod address;
 pub mod api;
+mod apps;
 pub mod cli;
 pub mod clock;
 pub mod config;

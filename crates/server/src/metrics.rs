@@ -57,6 +57,19 @@ impl Labelled {
     }
 }
 
+/// The labels of sessions, by transport and door.
+const TRANSPORTS: [&str; 4] = ["websocket", "event_stream", "long_poll", "pusher"];
+
+/// The place of a session's transport among [`TRANSPORTS`].
+fn transport(session: &Session) -> usize {
+    match session {
+        Session::PlainWebSocket(_) => 0,
+        Session::EventStream(_) => 1,
+        Session::LongPoll(_) => 2,
+        Session::Pusher(_) => 3,
+    }
+}
+
 /// What a node counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -70,6 +83,8 @@ pub struct Metrics {
     disconnects: Labelled,
     /// What a limit has held back, by its name.
     limited: Labelled,
+    /// Subscriptions to cache channels of which nothing was cached.
+    pub(crate) cache_misses: Counter,
     /// TLS, of all shards: counted once per handshake.
     pub(crate) tls: Arc<TlsMetrics>,
     /// Fetches of `tokens.jwks_url`, by outcome.
@@ -85,12 +100,6 @@ pub struct Metrics {
 pub struct ShardMetrics {
     /// Connections accepted.
     pub accepted: Counter,
-    websockets_opened: Counter,
-    websockets_closed: Counter,
-    streams_opened: Counter,
-    streams_closed: Counter,
-    polls_opened: Counter,
-    polls_closed: Counter,
     /// Waiting publications that went for a newer one of the same key.
     pub conflated: Counter,
     /// Waiting publications that went because they were the oldest of a slow consumer.
@@ -107,6 +116,8 @@ pub struct ShardMetrics {
     pub bytes_out: Counter,
     /// Bytes read from sockets of sessions.
     pub bytes_in: Counter,
+    sessions_opened: [Counter; TRANSPORTS.len()],
+    sessions_closed: [Counter; TRANSPORTS.len()],
     turns: Counter,
     turn_nanos: Counter,
     turn_nanos_max: AtomicU64,
@@ -185,19 +196,11 @@ impl TlsMetrics {
 
 impl ShardMetrics {
     pub(crate) fn opened(&self, session: &Session) {
-        match session {
-            Session::PlainWebSocket(_) => self.websockets_opened.add(1),
-            Session::EventStream(_) => self.streams_opened.add(1),
-            Session::LongPoll(_) => self.polls_opened.add(1),
-        }
+        self.sessions_opened[transport(session)].add(1);
     }
 
     pub(crate) fn closed(&self, session: &Session, why: &Disconnect) {
-        match session {
-            Session::PlainWebSocket(_) => self.websockets_closed.add(1),
-            Session::EventStream(_) => self.streams_closed.add(1),
-            Session::LongPoll(_) => self.polls_closed.add(1),
-        }
+        self.sessions_closed[transport(session)].add(1);
         self.disconnects.add(why.label());
     }
 
@@ -247,6 +250,7 @@ impl Metrics {
             refusals: Labelled::default(),
             disconnects: Labelled::default(),
             limited: Labelled::default(),
+            cache_misses: Counter::default(),
             tls: Arc::default(),
             jwks_fetches: Labelled::default(),
             shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
@@ -274,6 +278,11 @@ impl Metrics {
         self.limited.add_many(limit, count);
     }
 
+    /// A subscription over the Pusher door was refused.
+    pub(crate) fn denied(&self) {
+        self.refusals.add("subscription");
+    }
+
     pub(crate) fn jwks_fetched(&self, well: bool) {
         self.jwks_fetches.add(if well { "ok" } else { "failed" });
     }
@@ -286,46 +295,26 @@ impl Metrics {
     pub fn render(&self, node: &Node) -> String {
         let mut out = Exposition(String::with_capacity(8 << 10));
         let counts = node.engine.counts();
-        let gap = |opened: u64, closed: u64| opened.saturating_sub(closed);
-        let websockets = gap(
-            self.sum(|s| s.websockets_opened.get()),
-            self.sum(|s| s.websockets_closed.get()),
-        );
-        let streams = gap(
-            self.sum(|s| s.streams_opened.get()),
-            self.sum(|s| s.streams_closed.get()),
-        );
-
+        let opened = |at: usize| self.sum(|shard| shard.sessions_opened[at].get());
+        let closed = |at: usize| self.sum(|shard| shard.sessions_closed[at].get());
         out.head("fanfare_sessions", "gauge", "Open sessions by transport.");
-        out.line("fanfare_sessions", "transport", "websocket", websockets);
-        out.line("fanfare_sessions", "transport", "event_stream", streams);
-        let polls = gap(
-            self.sum(|s| s.polls_opened.get()),
-            self.sum(|s| s.polls_closed.get()),
-        );
-        out.line("fanfare_sessions", "transport", "long_poll", polls);
+        for (at, name) in TRANSPORTS.into_iter().enumerate() {
+            let open = opened(at).saturating_sub(closed(at));
+            out.line("fanfare_sessions", "transport", name, open);
+        }
         out.head(
             "fanfare_sessions_opened_total",
             "counter",
             "Sessions opened by transport.",
         );
-        out.line(
-            "fanfare_sessions_opened_total",
-            "transport",
-            "websocket",
-            self.sum(|s| s.websockets_opened.get()),
-        );
-        out.line(
-            "fanfare_sessions_opened_total",
-            "transport",
-            "event_stream",
-            self.sum(|s| s.streams_opened.get()),
-        );
-        out.line(
-            "fanfare_sessions_opened_total",
-            "transport",
-            "long_poll",
-            self.sum(|s| s.polls_opened.get()),
+        for (at, name) in TRANSPORTS.into_iter().enumerate() {
+            out.line("fanfare_sessions_opened_total", "transport", name, opened(at));
+        }
+        out.one(
+            "fanfare_cache_misses_total",
+            "counter",
+            "Subscriptions of the Pusher door to cache channels of which nothing was cached.",
+            self.cache_misses.get(),
         );
         out.head(
             "fanfare_disconnects_total",
@@ -479,7 +468,7 @@ impl Metrics {
             "fanfare_users",
             "gauge",
             "Users who are online.",
-            node.people.lock().len() as u64,
+            node.apps.default.people.lock().len() as u64,
         );
         out.one(
             "fanfare_publications_total",

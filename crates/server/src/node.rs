@@ -1,5 +1,6 @@
 //! One node: what its shards share, how it starts, and how it goes away.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -12,16 +13,16 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{HostRules, OriginRules, Policy};
 use fanfare_core::channel::{ChannelName, ChannelPattern};
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::people::{People, REPORTS_MAX};
+use fanfare_core::people::{Notice, People, REPORTS_MAX};
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{SpeakRates, StreamSettings, WebSocketSettings};
 use fanfare_core::stream::app::{AppStreams, Shared};
 use fanfare_core::stream::{HistoryRules, Resume};
+use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
 use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimits};
-use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smallvec::SmallVec;
 use subtle::ConstantTimeEq;
@@ -29,6 +30,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::apps::{Apps, COUNT_INTERVAL};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk::{FILE_BYTES, Folder, Wanted};
@@ -44,7 +46,7 @@ use crate::publish::Publisher;
 use crate::random::random;
 use crate::shard::command::Commands;
 use crate::shard::mailbox::Mailbox;
-use crate::shard::{Key, Listener, Shard};
+use crate::shard::{Key, Listener, Shard, What, settle};
 use crate::tls::Acceptor;
 use crate::tokens::Tokens;
 
@@ -72,7 +74,7 @@ const DRAIN_SLICE: Duration = Duration::from_millis(50);
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// Where a connection is: its shard, and its key there.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Place {
     pub(crate) shard: usize,
     pub(crate) key: Key,
@@ -86,8 +88,8 @@ pub struct Node {
     pub publisher: Publisher,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) clock: Clock,
-    /// The users who are here.
-    pub(crate) people: Mutex<People<Place>>,
+    /// Whose channels there are, and who is there.
+    pub(crate) apps: Apps,
     /// What other threads ask of each shard.
     pub(crate) commands: Vec<Commands>,
     pub(crate) mailboxes: Mailboxes,
@@ -149,11 +151,12 @@ impl Node {
             texts.iter().map(|text| Ok(ChannelPattern::new(text)?)).collect()
         };
         let on_loopback = config.is_on_loopback();
-        let development = config.key.is_none() && on_loopback;
+        let development = config.is_open() && on_loopback;
         let rules = Rules {
             policy: Policy {
                 key: config.key.clone(),
                 key_previous: config.key_previous.clone(),
+                is_closed: !config.is_open(),
                 private: patterns(&config.channels.private)?,
                 talk: patterns(&config.channels.talk)?,
                 presence: patterns(&config.channels.presence)?,
@@ -193,6 +196,16 @@ impl Node {
             limits,
         );
         let tokens = Tokens::new(&config)?;
+        let reports_max = config.hooks.on_presence.as_ref().map_or(0, |_| REPORTS_MAX);
+        let people = |id| {
+            let reports_max = if id == AppId::DEFAULT { reports_max } else { 0 };
+            People::new(
+                config.sessions.user_grace,
+                limits.connections_per_user,
+                reports_max,
+            )
+        };
+        let apps = Apps::new(&config, people).map_err(anyhow::Error::msg)?;
         let secret = random().context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
             publisher: Publisher::new(
@@ -202,11 +215,7 @@ impl Node {
                 rules.policy.clone(),
             ),
             clock,
-            people: Mutex::new(People::new(
-                config.sessions.user_grace,
-                limits.connections_per_user,
-                config.hooks.on_presence.as_ref().map_or(0, |_| REPORTS_MAX),
-            )),
+            apps,
             commands: (0..shards).map(|_| Commands::default()).collect(),
             engine,
             mailboxes,
@@ -289,6 +298,22 @@ impl Node {
         let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
     }
 
+    /// Tells sessions of users whom they watch. With too many commands waiting some are not told.
+    pub(crate) fn tell_watchers(&self, notices: Vec<Notice<Place>>) {
+        let mut by_shard: BTreeMap<usize, Vec<(Key, UserId, bool)>> = BTreeMap::new();
+        for Notice { place, user, online } in notices {
+            let told = (place.key, user, online);
+            by_shard.entry(place.shard).or_default().push(told);
+        }
+        for (shard, told) in by_shard {
+            if let Some(commands) = self.commands.get(shard)
+                && commands.send(What::Tell(told)).is_err()
+            {
+                self.metrics.limited("commands");
+            }
+        }
+    }
+
     /// Whether the last probe publication came back, what is published can be stored, and no drain
     /// has begun.
     pub(crate) fn is_ready(&self) -> bool {
@@ -360,33 +385,32 @@ fn engine(config: &Config, epoch: Epoch, mailboxes: &Mailboxes, clock: Clock) ->
     };
     let rules = config.history_rules()?;
     let begin = |rules| AppStreams::new(epoch, mailboxes.len(), rules, Arc::clone(&shared));
-    let default = if config.engine == "disk" {
-        let opened = Folder::take(&config.data_dir)?.open(Wanted {
-            app: AppId::DEFAULT,
+    let mut apps = Vec::new();
+    for (app, folder) in crate::apps::folders(config) {
+        if config.engine != "disk" {
+            apps.push(App::new(app, begin(rules.clone()), once, None));
+            continue;
+        }
+        let opened = Folder::take(&folder)?.open(Wanted {
+            app,
             epoch,
-            rules,
+            rules: rules.clone(),
             shards: mailboxes.len(),
             shared: Arc::clone(&shared),
             sync: config.disk.sync,
             now: clock.now(),
             file_bytes: FILE_BYTES,
         })?;
-        App::new(
-            AppId::DEFAULT,
+        apps.push(App::new(
+            app,
             opened.streams,
             once,
             Some(Box::new(opened.journal)),
-        )
-    } else {
-        App::new(AppId::DEFAULT, begin(rules), once, None)
-    };
+        ));
+    }
     // The probe's own order begins anew with each life.
-    let probe = App::new(AppId::PROBE, begin(HistoryRules::nothing()), once, None);
-    Ok(MemoryEngine::of(
-        vec![default, probe],
-        Arc::clone(mailboxes),
-        shared,
-    ))
+    apps.push(App::new(AppId::PROBE, begin(HistoryRules::nothing()), once, None));
+    Ok(MemoryEngine::of(apps, Arc::clone(mailboxes), shared))
 }
 
 /// Does what the engine has to do on the side, until it is told to stop.
@@ -537,6 +561,7 @@ async fn join_all(threads: Vec<std::thread::JoinHandle<Result<()>>>) -> Result<(
 
 /// Lets go what has become too old, also where nothing is published any more.
 async fn expire_history(node: Arc<Node>) {
+    let mut counts_told = Instant::now();
     let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -551,7 +576,21 @@ async fn expire_history(node: Arc<Node>) {
             // The lock is free in between.
             tokio::task::yield_now().await;
         }
-        node.people.lock().expire(node.clock.now());
+        for world in node.apps.worlds() {
+            let mut people = world.people.lock();
+            people.expire(node.clock.now());
+            let notices = people.take_notices();
+            // Under the lock, since what is owed is in its order.
+            let _ = settle(&node, &world);
+            drop(people);
+            node.tell_watchers(notices);
+            if counts_told.elapsed() >= COUNT_INTERVAL {
+                world.tell_counts(&node);
+            }
+        }
+        if counts_told.elapsed() >= COUNT_INTERVAL {
+            counts_told = Instant::now();
+        }
     }
 }
 

@@ -138,7 +138,7 @@ impl Tokens {
 
     /// Whether there is any key to check a credential with.
     pub(crate) fn are_checked(&self, policy: &Policy) -> bool {
-        policy.key.is_some() || !self.verifier.read().is_empty()
+        !policy.is_open() || !self.verifier.read().is_empty()
     }
 
     /// Who brings `shown`.

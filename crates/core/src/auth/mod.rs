@@ -19,6 +19,7 @@
 mod grant;
 pub mod hook;
 mod origin;
+pub mod subscription;
 pub mod token;
 
 pub use grant::Grant;
@@ -31,9 +32,9 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 use token::{TokenError, Verifier};
 
-use crate::channel::{ChannelName, ChannelPattern};
+use crate::channel::{ChannelName, ChannelPattern, Kind};
 use crate::disconnect::Refusal;
-use crate::user::{self, UserId};
+use crate::user::UserId;
 
 /// A text that must not show up in logs, errors or printed configurations.
 #[derive(Clone, Eq, PartialEq)]
@@ -150,10 +151,12 @@ pub enum Operation {
 /// The rules of an app.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// What proves to be the server. `None`: development, no key is needed.
+    /// What proves to be the server. `None`: development, no key is needed, unless [`Self::is_closed`].
     pub key: Option<Secret>,
     /// The key of before, which still counts, so that keys can be changed without a gap.
     pub key_previous: Option<Secret>,
+    /// Without a key, nobody is the server: it has another way to show who it is.
+    pub is_closed: bool,
     /// Channels that clients may not listen to without being invited.
     pub private: Vec<ChannelPattern>,
     /// Channels that clients may speak on.
@@ -177,8 +180,8 @@ impl Policy {
     ) -> Result<Identity, BadCredential> {
         let token = match shown {
             // Nothing to check it with, and nothing that it would be needed for.
-            _ if self.key.is_none() && verifier.is_empty() => return Ok(Identity::Server),
-            Credential::None if self.key.is_none() => return Ok(Identity::Server),
+            _ if self.is_open() && verifier.is_empty() => return Ok(Identity::Server),
+            Credential::None if self.is_open() => return Ok(Identity::Server),
             Credential::None => return Ok(Identity::anonymous()),
             Credential::Bearer(bearer) if self.is_key(bearer) => return Ok(Identity::Server),
             Credential::Bearer(bearer) => match std::str::from_utf8(bearer) {
@@ -191,6 +194,11 @@ impl Policy {
         Ok(Identity::Client(grant))
     }
 
+    /// Whether whoever asks is the server.
+    pub fn is_open(&self) -> bool {
+        self.key.is_none() && !self.is_closed
+    }
+
     /// Whether this is one of the keys. Takes the same time whichever it is.
     pub fn is_key(&self, shown: &[u8]) -> bool {
         let is = |key: &Option<Secret>| key.as_ref().is_some_and(|key| key.matches(shown));
@@ -199,7 +207,7 @@ impl Policy {
 
     /// Whether a channel is one that clients may not listen to without being invited.
     pub fn is_private(&self, channel: &ChannelName) -> bool {
-        is_in(&self.private, channel) || user::is_own_channel(channel)
+        channel.kind() != Kind::Public || is_in(&self.private, channel)
     }
 
     /// Whether `identity` may do this. The only function that decides it.
@@ -323,6 +331,7 @@ mod tests {
         Policy {
             key: key.map(Secret::new),
             key_previous: key.map(|_| Secret::new(OLD_KEY)),
+            is_closed: false,
             private: patterns(&["private/*", "user/*"]),
             talk: patterns(&["main", "talk/*", "private/odd"]),
             presence: patterns(&["main", "private/7"]),

@@ -10,7 +10,7 @@ use crate::channel::ChannelName;
 use crate::position::{Arrival, Offset, Position};
 use crate::publication::{Entry, Publication};
 use crate::stream::Replay;
-use crate::wire::plain;
+use crate::wire;
 
 /// What delivering a run has come to.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -155,7 +155,7 @@ impl Hub {
                 continue;
             }
             if is_gap {
-                match plain::gap(member.form, missing.channel.as_slice(), position) {
+                match wire::gap(member.form, missing.channel.as_slice(), position) {
                     Some(frame) => queue(slot, Parcel::must(&frame, member.form)),
                     None => untold(slot),
                 }
@@ -170,7 +170,7 @@ impl Hub {
                     continue;
                 }
                 count += 1;
-                let frame = plain::encode_entry(entry, channel, member.form);
+                let frame = wire::encode_entry(entry, channel, member.form);
                 queue(slot, Parcel::must(&frame, member.form));
             }
         }

@@ -410,7 +410,7 @@ impl Hub {
                     continue;
                 }
                 for (form, slots) in WireForm::ALL.iter().zip(&self.topics[index as usize].by_form) {
-                    if slots.is_empty() {
+                    if slots.is_empty() || (last.draft.is_pusher_only && !form.is_pusher()) {
                         continue;
                     }
                     let joined = joined(run, at, *form);

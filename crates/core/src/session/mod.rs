@@ -37,14 +37,20 @@ use crate::auth::Secret;
 use crate::disconnect::Disconnect;
 use crate::moment::Moment;
 use crate::publication::DataKind;
+use crate::wire::pusher::frame::ClientFrame;
+use crate::wire::websocket;
 
 mod event_stream;
 mod long_poll;
 mod plain_websocket;
+mod pusher;
+#[cfg(test)]
+mod speech;
 
 pub use event_stream::{EventStream, StreamSettings};
 pub use long_poll::LongPoll;
 pub use plain_websocket::{PlainWebSocket, SpeakRates, WebSocketSettings};
+pub use pusher::{Pusher, PusherSettings};
 
 pub use crate::session_id::SessionId;
 
@@ -67,6 +73,11 @@ pub enum Action {
     /// The peer brings a fresh token in place of the one that let it in. If it is good and of the
     /// same user, [`Session::on_refreshed`] follows; else the session is closed with the refusal.
     Refresh(Secret),
+    /// The peer of the Pusher door wants something of the channels, or says who it is. It is answered over
+    /// the session, and never ends it.
+    Frame(Box<ClientFrame>),
+    /// All that was sent before the [`Session::ask_receipt`] with this number has arrived.
+    Received(u64),
     /// The peer did more than this limit allows, and it was not done: for the metrics.
     Limited(&'static str),
     /// The session is over. Queue `farewell`, if any, then end the connection.
@@ -87,6 +98,8 @@ pub enum Session {
     EventStream(EventStream),
     /// One request of the plain door that waits for something new.
     LongPoll(LongPoll),
+    /// The Pusher door.
+    Pusher(Pusher),
 }
 
 impl Session {
@@ -96,6 +109,7 @@ impl Session {
     pub fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) -> usize {
         match self {
             Self::PlainWebSocket(session) => session.on_bytes(now, bytes, actions),
+            Self::Pusher(session) => session.on_bytes(now, bytes, actions),
             // Such a listener has nothing to say; what it sends is ignored.
             Self::EventStream(_) | Self::LongPoll(_) => 0,
         }
@@ -119,8 +133,8 @@ impl Session {
     pub fn on_refreshed(&mut self, deadline: Moment, may_speak: bool) {
         match self {
             Self::PlainWebSocket(session) => session.on_refreshed(deadline, may_speak),
-            // Nothing can be said over these: who listens comes back with the new token.
-            Self::EventStream(_) | Self::LongPoll(_) => {}
+            // Nothing can be said over these: who listens comes back with the new token. Nobody has one there.
+            Self::EventStream(_) | Self::LongPoll(_) | Self::Pusher(_) => {}
         }
     }
 
@@ -134,9 +148,23 @@ impl Session {
     ) {
         match self {
             Self::PlainWebSocket(session) => session.on_too_fast(now, limit, wait, actions),
+            Self::Pusher(session) => session.on_too_fast(now, limit, wait, actions),
             // Nothing can be said over these.
             Self::EventStream(_) | Self::LongPoll(_) => {}
         }
+    }
+
+    /// The peer has shown who it is, where the app wants to know of everybody.
+    pub fn on_authorized(&mut self) {
+        if let Self::Pusher(session) = self {
+            session.on_authorized();
+        }
+    }
+
+    /// Bytes after which the peer says by itself that it has everything before them
+    /// ([`Action::Received`]).
+    pub fn ask_receipt(number: u64) -> Bytes {
+        websocket::ping(&number.to_be_bytes())
     }
 
     /// The time given by [`Self::poll_timeout`] has come.
@@ -145,6 +173,7 @@ impl Session {
             Self::PlainWebSocket(session) => session.on_timeout(now, actions),
             Self::EventStream(session) => session.on_timeout(now, actions),
             Self::LongPoll(session) => session.on_timeout(now, actions),
+            Self::Pusher(session) => session.on_timeout(now, actions),
         }
     }
 
@@ -154,6 +183,7 @@ impl Session {
             Self::PlainWebSocket(session) => session.poll_timeout(),
             Self::EventStream(session) => session.poll_timeout(),
             Self::LongPoll(session) => session.poll_timeout(),
+            Self::Pusher(session) => session.poll_timeout(),
         }
     }
 
@@ -163,6 +193,7 @@ impl Session {
             Self::PlainWebSocket(session) => session.close(why, actions),
             Self::EventStream(session) => session.close(why, actions),
             Self::LongPoll(session) => session.close(why, actions),
+            Self::Pusher(session) => session.close(why, actions),
         }
     }
 }

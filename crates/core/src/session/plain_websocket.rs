@@ -188,7 +188,7 @@ impl PlainWebSocket {
                         break;
                     }
                 }
-                Ok(Some(Event::Ping(_) | Event::Pong)) if !self.may_control(now) => {
+                Ok(Some(Event::Ping(_) | Event::Pong(_))) if !self.may_control(now) => {
                     pongs.send(actions);
                     let limit = "control_frames_per_connection";
                     actions.push(Action::Limited(limit));
@@ -198,7 +198,7 @@ impl PlainWebSocket {
                     Ok(()) => pongs.add(&data),
                     Err(_) => actions.push(Action::Limited("pings_per_connection")),
                 },
-                Ok(Some(Event::Pong)) => {}
+                Ok(Some(Event::Pong(_))) => {}
                 Ok(Some(Event::Close(close))) => {
                     pongs.send(actions);
                     self.close(Disconnect::ByPeer(close.map(|(code, _)| code)), actions);
@@ -354,14 +354,14 @@ impl PlainWebSocket {
 
 /// Answers to the pings of one read, gathered so that they leave as one piece.
 #[derive(Debug, Default)]
-struct Pongs(Vec<u8>);
+pub(super) struct Pongs(Vec<u8>);
 
 impl Pongs {
-    fn add(&mut self, data: &Bytes) {
+    pub(super) fn add(&mut self, data: &Bytes) {
         self.0.extend_from_slice(&websocket::pong(data));
     }
 
-    fn send(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn send(&mut self, actions: &mut Vec<Action>) {
         if !self.0.is_empty() {
             actions.push(Action::Send(std::mem::take(&mut self.0).into()));
         }

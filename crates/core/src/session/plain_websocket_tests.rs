@@ -7,6 +7,7 @@
 //! and not finished), `rest llo` (its end) or `raw 81 05` (bytes as they are).
 
 use super::*;
+use crate::session::speech::{client, frame};
 use crate::wire::websocket;
 
 struct Line<'a> {
@@ -37,44 +38,6 @@ fn settings() -> WebSocketSettings {
     }
 }
 
-/// A client's frame: masked, as RFC 6455 section 5.1 demands.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [1, 2, 3, 4];
-    let mut bytes = vec![first, 0x80 | u8::try_from(payload.len()).unwrap()];
-    bytes.extend(mask);
-    bytes.extend(
-        payload
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
-    bytes
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    let digits: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    (0..digits.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
-        .collect()
-}
-
-fn client(words: &str) -> Vec<u8> {
-    let (verb, rest) = words.split_once(' ').unwrap_or((words, ""));
-    match verb {
-        "text" => frame(0x81, rest.as_bytes()),
-        "binary" => frame(0x82, &hex(rest)),
-        "ping" => frame(0x89, rest.as_bytes()),
-        "pong" => frame(0x8a, rest.as_bytes()),
-        "part" => frame(0x01, rest.as_bytes()),
-        "rest" => frame(0x80, rest.as_bytes()),
-        "close" if rest.is_empty() => frame(0x88, b""),
-        "close" => frame(0x88, &rest.parse::<u16>().unwrap().to_be_bytes()),
-        "raw" => hex(rest),
-        _ => panic!("unknown verb {verb}"),
-    }
-}
-
 impl Line<'_> {
     fn drive(&mut self, mut act: impl FnMut(&mut PlainWebSocket, Moment, &mut Vec<Action>)) {
         let mut actions = Vec::new();
@@ -84,7 +47,7 @@ impl Line<'_> {
                 Action::Send(bytes) => format!("S {}", describe(&bytes)),
                 Action::SendPosition => "position".to_owned(),
                 Action::Publish {
-                    kind: DataKind::Text,
+                    kind: DataKind::Text | DataKind::Json,
                     data,
                 } => format!("P {}", String::from_utf8_lossy(&data))
                     .trim_end()
@@ -95,6 +58,7 @@ impl Line<'_> {
                 } => format!("P {:02x?}", &data[..]),
                 Action::Refresh(token) => format!("R {}", token.expose()).trim_end().to_owned(),
                 Action::Limited(limit) => format!("L {limit}"),
+                other @ (Action::Frame(_) | Action::Received(_)) => format!("not of this door: {other:?}"),
                 Action::Close { farewell, why } => {
                     let farewell = farewell.map_or("nothing".to_owned(), |bytes| describe(&bytes));
                     format!("X {} {farewell}", why.label())

@@ -58,6 +58,9 @@ pub const EXPIRED_PER_STEP: usize = 256;
 /// Entries that are looked at, under each rule, to find a channel that can be forgotten.
 const LOOKED_AT_MAX: usize = 64;
 
+/// Places of the table that are looked at in one go, whether somebody listens there.
+const LOOKED_THROUGH_MAX: usize = 4_096;
+
 /// What all apps of a node share: counters, and what bounds them.
 #[derive(Debug)]
 pub struct Shared {
@@ -230,6 +233,10 @@ impl Channel {
         }
     }
 
+    fn count(&self) -> usize {
+        self.listeners.iter().map(|count| *count as usize).sum()
+    }
+
     fn has_listeners(&self) -> bool {
         self.listeners.iter().any(|count| *count > 0)
     }
@@ -294,8 +301,28 @@ impl AppStreams {
 
     /// Listeners of a channel.
     pub fn listeners(&self, name: &ChannelName) -> usize {
-        let listeners = |channel: &Channel| channel.listeners.iter().map(|count| *count as usize).sum();
-        self.channel(name).map_or(0, listeners)
+        self.channel(name).map_or(0, Channel::count)
+    }
+
+    /// Adds channels that somebody listens to and whose names begin so, looking at some of the table from
+    /// this place on. Returns where to go on, if that was not all.
+    pub fn occupied(
+        &self,
+        from: usize,
+        prefix: &str,
+        found: &mut Vec<(ChannelName, usize)>,
+    ) -> Option<usize> {
+        let end = from.saturating_add(LOOKED_THROUGH_MAX);
+        for index in from..end.min(self.table.named.capacity()) {
+            if let Some(channel) = self.table.named.get(index)
+                && let Some(name) = channel.name.as_ref()
+                && name.as_str().starts_with(prefix)
+                && channel.has_listeners()
+            {
+                found.push((name.clone(), channel.count()));
+            }
+        }
+        (end < self.table.named.capacity()).then_some(end)
     }
 
     /// The last place of a channel, as far as it is known.
@@ -321,7 +348,10 @@ impl AppStreams {
         let epoch = self.epoch;
         // All channels enter before the first is placed: to make room for one, another may go.
         let names = draft.audience.channels();
-        names.iter().for_each(|name| self.enter_to_keep(name));
+        let is_passing = draft.is_passing();
+        if !is_passing {
+            names.iter().for_each(|name| self.enter_to_keep(name));
+        }
         let mut kept: SmallVec<[usize; 1]> = SmallVec::new();
         let publication = Publication::new(draft, now, |name| {
             let previous = match self.place(name) {
@@ -337,7 +367,7 @@ impl AppStreams {
                 offset,
             }
         });
-        if kept.len() < publication.places().len() {
+        if kept.len() < publication.places().len() && !is_passing {
             self.floor = Some(offset);
         }
         for index in kept {
@@ -383,6 +413,9 @@ impl AppStreams {
             return;
         };
         note_version(channel, shared, entry.draft.key.as_ref(), entry.draft.version);
+        if entry.draft.is_passing() {
+            return self.note_if_quiet(index, now);
+        }
         if !aging.limits.keeps() {
             return channel.stream.skip(entry.offset);
         }

@@ -91,6 +91,11 @@ impl HistoryRules {
         by_pattern.chain([self.default])
     }
 
+    /// What holds for a channel.
+    pub fn limits_of(&self, channel: &ChannelName) -> HistoryLimits {
+        self.limits().nth(self.rule_of(channel)).unwrap_or(self.default)
+    }
+
     /// The number of the rule for a channel.
     fn rule_of(&self, channel: &ChannelName) -> usize {
         let mut rules = self.by_pattern.iter();

@@ -11,7 +11,7 @@
 //! | Bytes | What |
 //! |---|---|
 //! | 8 | when it got its place, in milliseconds of the engine's time |
-//! | 2 | flags: 1 has data, 2 is text, 4 has an event, 8 has a speaker, 16 is from a session, 32 was carried over, 64 has a key, 128 has a version, 256 expires, 512 is not for a user, 1024 is secret |
+//! | 2 | flags: 1 has data, 2 is text, 4 has an event, 8 has a speaker, 16 is from a session, 32 was carried over, 64 has a key, 128 has a version, 256 expires, 512 is not for a user, 1024 is secret, 2048 is a JSON value |
 //! | 1 | channels; 0: an announcement to everyone |
 //! | each | 1: length of the name, the name; if carried over, 1: what is left of it there ([`Left`]), and with 1 (kept) 8: `behind` |
 //! | 2 + n | the event, if there is one |
@@ -57,7 +57,8 @@ const HAS_VERSION: u16 = 128;
 const EXPIRES: u16 = 256;
 const HAS_EXCEPT: u16 = 512;
 const IS_SECRET: u16 = 1_024;
-const KNOWN_FLAGS: u16 = 2_047;
+const IS_JSON: u16 = 2_048;
+const KNOWN_FLAGS: u16 = 4_095;
 
 /// The bytes are no record that this version can read.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
@@ -159,7 +160,8 @@ fn write(
     let flag = |is_set: bool, flag: u16| if is_set { flag } else { 0 };
     out.extend(
         (flag(has_data, HAS_DATA)
-            | flag(draft.kind == DataKind::Text, IS_TEXT)
+            | flag(draft.kind.is_text(), IS_TEXT)
+            | flag(draft.kind == DataKind::Json, IS_JSON)
             | flag(event.is_some(), HAS_EVENT)
             | flag(speaker.is_some(), HAS_SPEAKER)
             | flag(excluded.is_some(), HAS_SESSION)
@@ -289,7 +291,11 @@ fn read_publication(app: AppId, mut rest: Rest<'_>, offset: Offset) -> Result<Wr
     let kind = if has(IS_TEXT) {
         // Frames are made of it without another look.
         std::str::from_utf8(rest.0).map_err(|_| RecordError)?;
-        DataKind::Text
+        if has(IS_JSON) {
+            DataKind::Json
+        } else {
+            DataKind::Text
+        }
     } else {
         DataKind::Binary
     };
@@ -415,7 +421,8 @@ mod tests {
         full.excluded = Some(SessionId(u128::MAX));
         let mut all = Draft::to(AppId::DEFAULT, Audience::Everyone, DataKind::Text, Bytes::new());
         all.event = EventName::new(&"x".repeat(200)).ok();
-        vec![plain, full, all]
+        let value = Draft::new(AppId::DEFAULT, name("a"), DataKind::Json, "{}".into());
+        vec![plain, full, all, value]
     }
 
     fn written(bytes: &[u8]) -> Written {

@@ -166,7 +166,9 @@ impl Restoring {
             } else {
                 let (key, version) = (written.draft.key.as_ref(), written.draft.version);
                 note_version(channel, &streams.shared, key, version);
-                channel.stream.skip(offset);
+                if !written.draft.is_passing() {
+                    channel.stream.skip(offset);
+                }
                 streams.note_if_quiet(index, self.now);
             }
         }

@@ -14,7 +14,7 @@ use fanfare_core::publication::{Audience, DataKind, Draft, Publication, Reader, 
 use fanfare_core::session_id::SessionId;
 use fanfare_core::stream::app::{AppStreams, Shared};
 use fanfare_core::stream::{HistoryLimits, HistoryRules, Replay, Resume};
-use fanfare_core::wire::{plain, sse};
+use fanfare_core::wire::{self, plain, sse};
 
 mod judge;
 mod listener;
@@ -421,10 +421,10 @@ impl World {
         let mut past = Vec::new();
         for entry in &replay.entries {
             let channel = entry.channel_among(&names);
-            past.extend_from_slice(&plain::encode_entry(entry, channel, listener.form));
+            past.extend_from_slice(&wire::encode_entry(entry, channel, listener.form));
         }
         if replay.is_gap {
-            past.extend_from_slice(&plain::gap(listener.form, &names, replay.position).unwrap());
+            past.extend_from_slice(&wire::gap(listener.form, &names, replay.position).unwrap());
         }
         match listener.form {
             WireForm::EventStreamMeta => past.extend_from_slice(&sse::position(replay.position)),

@@ -121,7 +121,7 @@ fn users(node: &Node, channels: &[ChannelName]) -> String {
     let mut named = BTreeSet::new();
     let mut total = 0;
     for channel in channels {
-        let (users, count) = node.people.lock().members(channel, USERS_LISTED_MAX);
+        let (users, count) = node.apps.default.people.lock().members(channel, USERS_LISTED_MAX);
         named.extend(users);
         total += count;
     }

@@ -35,14 +35,16 @@ use smallvec::SmallVec;
 
 use crate::address::Source;
 use crate::door::{self, Asked};
+use crate::gate::Admission;
 use crate::line::Line;
-use crate::shard::{Facts, Shard, StreamBody};
+use crate::shard::{Facts, Knock, Shard, StreamBody};
 
 mod assets;
 mod guarded;
 mod line_io;
 mod look;
 mod people;
+mod pusher;
 mod speak;
 
 use guarded::{BadHead, Guarded};
@@ -212,7 +214,7 @@ async fn answer(
     let (head, body) = request.into_parts();
     let (asked, gated) = match asked(&head).over(source, &shard.node) {
         Ok(asked) => {
-            let gated = gate(shard, &asked);
+            let gated = gate(shard, head.method.as_str(), &asked);
             (asked, gated)
         }
         Err(refusal) => (asked(&head), Err(refusal)),
@@ -258,6 +260,7 @@ async fn route(shard: &Rc<Shard>, asking: &mut Asking<'_>, listener: Listener) -
     let is_read = matches!(asking.head.method, Method::GET | Method::HEAD);
     match path {
         _ if listener == Listener::Doors && asking.upgrade != Upgrade::No => websocket(shard, asking).await,
+        "/up" if is_read => pusher::up(),
         "/health" if is_read => text(StatusCode::OK, "ok\n"),
         "/ready" if is_read && shard.node.is_ready() => text(StatusCode::OK, "ready\n"),
         "/ready" if is_read => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
@@ -303,6 +306,9 @@ fn with_field(answer: &mut Answer, name: &str, value: &str) {
 
 /// What the plain door says: listen, look or speak.
 async fn door_answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Answer {
+    if let Some(answer) = pusher::answer(shard, asking).await {
+        return answer;
+    }
     if let Some(answer) = people::answer(shard, asking).await {
         return answer.unwrap_or_else(|refusal| refused(shard, &refusal));
     }
@@ -354,7 +360,10 @@ fn asked(head: &Parts) -> Asked<'_> {
     }
 }
 
-fn gate(shard: &Shard, asked: &Asked<'_>) -> Result<Option<String>, Refusal> {
+fn gate(shard: &Shard, method: &str, asked: &Asked<'_>) -> Result<Option<String>, Refusal> {
+    if door::pusher::is_ours(&shard.node, method, asked.path) {
+        return Ok(None);
+    }
     Ok(shard.node.rules.gate(asked)?.map(str::to_owned))
 }
 
@@ -381,6 +390,21 @@ fn upgrade(request: &Request<Incoming>) -> Upgrade {
     })
 }
 
+/// What becomes of a WebSocket whose handshake is answered.
+enum Wanted {
+    Plain(Facts),
+    Pusher(Knock),
+}
+
+impl Wanted {
+    fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Plain(facts) => facts.listen.as_ref().err(),
+            Self::Pusher(knock) => knock.app.as_ref().err(),
+        }
+    }
+}
+
 /// A WebSocket on a connection that has served requests before: hyper answers the handshake and
 /// gives the socket back.
 async fn websocket(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Answer {
@@ -392,12 +416,29 @@ async fn websocket(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Answer {
         }
         return answer;
     };
-    let listen = door::enter_or_ask(&shard.node, &asking.asked, true).await;
-    if let Err(refusal @ Refusal::TooFast { .. }) = &listen {
+    let wanted = match door::pusher::knocking(&shard.node, asking.asked.path) {
+        Some(knocking) => {
+            let (asked, admission) = (&asking.asked, Admission::Welcome);
+            Wanted::Pusher(door::pusher::knock(
+                &shard.node,
+                asked,
+                &knocking,
+                admission,
+                true,
+            ))
+        }
+        None => Wanted::Plain(Facts {
+            listen: door::enter_or_ask(&shard.node, &asking.asked, true).await,
+            peer: asking.asked.source,
+        }),
+    };
+    if let Some(refusal @ Refusal::TooFast { .. }) = wanted.refusal() {
         return refused(shard, refusal);
     }
-    let peer = asking.asked.source;
-    let extensions = listen.as_ref().ok().and_then(|listen| listen.deflate);
+    let extensions = match &wanted {
+        Wanted::Plain(facts) => facts.listen.as_ref().ok().and_then(|listen| listen.deflate),
+        Wanted::Pusher(knock) => knock.deflate,
+    };
     let shard = Rc::clone(shard);
     tokio::task::spawn_local(async move {
         let Ok(upgraded) = upgraded.await else { return };
@@ -407,7 +448,10 @@ async fn websocket(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Answer {
         let (socket, behind) = parts.io.into_inner().into_parts();
         if let Ok((line, plain)) = socket.into_line() {
             let early = [&parts.read_buf[..], &behind, &plain].concat();
-            shard.adopt_websocket(line, early, Facts { listen, peer });
+            match wanted {
+                Wanted::Plain(facts) => shard.adopt_websocket(line, early, facts),
+                Wanted::Pusher(knock) => shard.adopt_pusher(line, early, knock),
+            }
         }
     });
     let mut answer = Response::new(Body::Whole(None));

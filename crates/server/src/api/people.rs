@@ -13,6 +13,7 @@ use fanfare_core::wire::plain::person::PersonRequest;
 use http::Method;
 
 use super::{Answer, Asking, json, not_found, speak};
+use crate::apps::World;
 use crate::clock::timestamp;
 use crate::door;
 use crate::hooks::connect::Wish;
@@ -63,7 +64,7 @@ async fn answer_to(
         (&Method::DELETE, PersonRequest::One { user, connection }) => {
             permit(node, &identity, Operation::Terminate, &user)?;
             if connection.is_none() {
-                node.people.lock().dismiss(&user, node.clock.now());
+                node.apps.default.people.lock().dismiss(&user, node.clock.now());
             }
             let only = |session: &str| connection.as_deref().is_none_or(|wanted| wanted == session);
             let why = Disconnect::Refused(Refusal::Forbidden(DISMISSED.into()));
@@ -117,7 +118,7 @@ fn permit(node: &Node, identity: &Identity, operation: Operation, user: &UserId)
 /// What is known of a user, as one JSON object.
 fn presence(node: &Node, user: &UserId) -> String {
     let id = serde_json::Value::from(user.as_str());
-    match node.people.lock().presence(user) {
+    match node.apps.default.people.lock().presence(user) {
         None => format!("{{\"user\":{id},\"online\":false,\"connections\":0}}"),
         Some(presence) => {
             let since = timestamp(presence.since);
@@ -134,16 +135,27 @@ async fn connections(
     only: impl Fn(&str) -> bool,
     what: impl Fn(Vec<Key>) -> What,
 ) -> Result<Answer, Refusal> {
+    let count = to_connections(node, &node.apps.default, user, only, what).await?;
+    Ok(json(format!("{{\"connections\":{count}}}\n")))
+}
+
+/// The same in any app; returns to how many.
+pub(super) async fn to_connections(
+    node: &Node,
+    world: &World,
+    user: &UserId,
+    only: impl Fn(&str) -> bool,
+    what: impl Fn(Vec<Key>) -> What,
+) -> Result<usize, Refusal> {
     let mut by_shard: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
-    for connection in node.people.lock().connections(user) {
+    for connection in world.people.lock().connections(user) {
         if only(&connection.session.to_string()) {
             let place = connection.place;
             by_shard.entry(place.shard).or_default().push(place.key);
         }
     }
     let commands = by_shard.into_iter().map(|(shard, keys)| (shard, what(keys)));
-    let count = carried_out(commands, node).await?;
-    Ok(json(format!("{{\"connections\":{count}}}\n")))
+    carried_out(commands, node).await
 }
 
 /// Sends commands to shards, and waits until all are carried out: on how many sessions.

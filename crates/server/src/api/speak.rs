@@ -90,7 +90,7 @@ pub(super) async fn to_user(
     let once = once(&asking.head.headers, &identity)?;
     let audience = Audience::Channels(SmallVec::from_iter([own]));
     let receipts = say(shard, asking, &identity, plain, audience, once.as_deref()).await?;
-    let connections = node.people.lock().connections(user).len();
+    let connections = node.apps.default.people.lock().connections(user).len();
     Ok(json(match receipts.first() {
         Some(Some(receipt)) => format!(
             "{{\"id\":\"{}\",\"connections\":{connections}}}\n",
@@ -263,7 +263,7 @@ fn has_type(fields: &HeaderMap, wanted: &[u8]) -> bool {
 }
 
 /// The whole body, if it is small enough and comes in time.
-async fn body(
+pub(super) async fn body(
     unread: &mut Option<Incoming>,
     limit_bytes: usize,
     what: &'static str,

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::print::distance;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, apps};
 
 /// Where the layers come from. Passed in, so that tests need no environment of their own.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +21,8 @@ pub struct Sources {
 const OTHER_VARIABLES: [&str; 3] = ["FANFARE_CONFIG", "FANFARE_URL", "FANFARE_BIN"];
 
 /// Settings without a default value, which so do not show up in a printed default.
-pub(super) const OPTIONAL: [&str; 11] = [
+pub(super) const OPTIONAL: [&str; 12] = [
+    "apps",
     "unix",
     "key",
     "key_previous",
@@ -69,6 +70,7 @@ pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
         set(&mut table, &key, value);
         check_table(&table, name)?;
     }
+    from_laravel(&mut table, &sources.environment)?;
     for (key, value) in &sources.flags {
         set(&mut table, key, value);
         check_table(&table, &format!("--{}", key.replace(['.', '_'], "-")))?;
@@ -76,6 +78,32 @@ pub fn load(sources: &Sources) -> Result<(Config, Vec<String>), ConfigError> {
     let config = Config::deserialize(table).map_err(|error| ConfigError(one_line(error.message())))?;
     let warnings = config.check()?;
     Ok((config, warnings))
+}
+
+/// What a Laravel project's own variables say, where nothing else does: weaker than the file.
+fn from_laravel(table: &mut toml::Table, environment: &[(String, String)]) -> Result<(), ConfigError> {
+    if table.contains_key("apps") {
+        return Ok(());
+    }
+    let found = apps::from_environment(environment).map_err(ConfigError)?;
+    if found.apps.is_empty() {
+        return Ok(());
+    }
+    let apps = found.apps.iter().map(|app| {
+        let mut row = toml::Table::try_from(app).unwrap_or_default();
+        // A secret does not print.
+        row.insert("secret".to_owned(), app.secret.expose().into());
+        toml::Value::Table(row)
+    });
+    table.insert("apps".to_owned(), toml::Value::Array(apps.collect()));
+    if let Some(listen) = found.listen.filter(|_| !table.contains_key("listen")) {
+        table.insert("listen".to_owned(), listen.into());
+        check_table(table, "REVERB_SERVER_HOST, REVERB_SERVER_PORT")?;
+    }
+    if let Some(path) = found.path.filter(|_| !table.contains_key("pusher")) {
+        set(table, "pusher.path", &path);
+    }
+    Ok(())
 }
 
 fn check_table(table: &toml::Table, source: &str) -> Result<(), ConfigError> {
@@ -152,6 +180,7 @@ fn set(table: &mut toml::Table, key: &str, text: &str) {
             .parse::<i64>()
             .map_or_else(|_| text.into(), toml::Value::Integer),
         Some(toml::Value::Array(_)) if key == "channels.rules" => inline(text).unwrap_or_else(|| text.into()),
+        None if key == "apps" => inline(text).unwrap_or_else(|| text.into()),
         Some(toml::Value::Boolean(_)) => text.parse().map_or_else(|_| text.into(), toml::Value::Boolean),
         Some(toml::Value::Array(_)) => list(),
         None if key == "sessions.heartbeat" => list(),

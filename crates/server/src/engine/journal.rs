@@ -49,6 +49,24 @@ pub struct JournalCounts {
     pub unreadable: u64,
 }
 
+impl JournalCounts {
+    /// Those of two journals together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            bytes_max: self.bytes_max.saturating_add(other.bytes_max),
+            records: self.records + other.records,
+            writes: self.writes + other.writes,
+            writes_failed: self.writes_failed + other.writes_failed,
+            syncs: self.syncs + other.syncs,
+            syncs_failed: self.syncs_failed + other.syncs_failed,
+            sync_nanos: self.sync_nanos + other.sync_nanos,
+            unreadable: self.unreadable + other.unreadable,
+        }
+    }
+}
+
 /// See the module's head.
 pub trait Journal: Send + Sync {
     /// Writes them all or none. An error means that the next life will not know of any.

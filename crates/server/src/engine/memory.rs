@@ -22,6 +22,7 @@ use fanfare_core::publication::Reader;
 use fanfare_core::stream::app::{AppStreams, Counts, Reach, Shared};
 use fanfare_core::stream::{HistoryRules, Replay, Resume};
 use fanfare_core::sync::{AtomicU64, Mutex, Ordering};
+use parking_lot::RwLock;
 use smallvec::SmallVec;
 
 use super::journal::{Fresh, Journal, JournalCounts};
@@ -29,7 +30,7 @@ use super::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts};
 
 /// See the module's head.
 pub struct MemoryEngine {
-    apps: Vec<App>,
+    apps: RwLock<Vec<Arc<App>>>,
     mailboxes: Mailboxes,
     shared: Arc<Shared>,
 }
@@ -94,15 +95,28 @@ impl MemoryEngine {
     /// An engine of apps that have begun already, and share `shared`.
     pub fn of(apps: Vec<App>, mailboxes: Mailboxes, shared: Arc<Shared>) -> Self {
         Self {
-            apps,
+            apps: RwLock::new(apps.into_iter().map(Arc::new).collect()),
             mailboxes,
             shared,
         }
     }
 
-    fn journals(&self) -> impl Iterator<Item = (&App, &dyn Journal)> {
-        let apps = self.apps.iter();
-        apps.filter_map(|app| Some((app, app.journal.as_deref()?)))
+    /// One more app.
+    pub fn add(&self, app: App) {
+        self.apps.write().push(Arc::new(app));
+    }
+
+    fn apps(&self) -> Vec<Arc<App>> {
+        self.apps.read().clone()
+    }
+
+    /// Does something with each journal there is.
+    fn each_journal(&self, mut look: impl FnMut(&App, &dyn Journal)) {
+        for app in self.apps() {
+            if let Some(journal) = app.journal.as_deref() {
+                look(&app, journal);
+            }
+        }
     }
 
     /// A place in the mailbox of every shard that a publication reaches, or none.
@@ -119,10 +133,12 @@ impl MemoryEngine {
         set_bits(reach.shards).for_each(|shard| self.mailboxes[shard].release(1, bytes));
     }
 
-    fn app(&self, id: AppId) -> Result<&App, Refusal> {
-        self.apps
-            .iter()
-            .find(|app| app.id == id)
+    fn app(&self, id: AppId) -> Result<Arc<App>, Refusal> {
+        let apps = self.apps.read();
+        // Its place, for all but the probe's and those of a proof.
+        let app = apps.get(usize::from(id.0)).filter(|app| app.id == id);
+        let app = app.or_else(|| apps.iter().find(|app| app.id == id));
+        app.cloned()
             .ok_or_else(|| Refusal::NotFound("no such app".into()))
     }
 }
@@ -143,7 +159,7 @@ fn write_down(
         fresh.push(Fresh {
             offset: offset.ok_or(Refusal::Overloaded)?,
             draft,
-            is_kept: streams.keeps(&draft.audience),
+            is_kept: streams.keeps(&draft.audience) && !draft.is_passing(),
         });
     }
     if fresh.is_empty() {
@@ -231,7 +247,8 @@ impl Engine for MemoryEngine {
     }
 
     fn subscribe(&self, app: AppId, listening: &Listening<'_>, now: Moment) -> Result<Replay, Refusal> {
-        let mut ordered = self.app(app)?.ordered.lock();
+        let app = self.app(app)?;
+        let mut ordered = app.ordered.lock();
         let Listening {
             shard,
             channels,
@@ -269,7 +286,8 @@ impl Engine for MemoryEngine {
         reader: Reader<'_>,
         now: Moment,
     ) -> Result<Replay, Refusal> {
-        let ordered = self.app(app)?.ordered.lock();
+        let app = self.app(app)?;
+        let ordered = app.ordered.lock();
         Ok(ordered.streams.read(channels, resume, reader, now))
     }
 
@@ -277,6 +295,18 @@ impl Engine for MemoryEngine {
         let Ok(app) = self.app(app) else { return 0 };
         let streams = &app.ordered.lock().streams;
         channels.iter().map(|channel| streams.listeners(channel)).sum()
+    }
+
+    fn occupied(&self, app: AppId, prefix: &str) -> Vec<(ChannelName, usize)> {
+        let Ok(app) = self.app(app) else {
+            return Vec::new();
+        };
+        let (mut found, mut place) = (Vec::new(), Some(0));
+        // The lock is free in between.
+        while let Some(from) = place {
+            place = app.ordered.lock().streams.occupied(from, prefix, &mut found);
+        }
+        found
     }
 
     fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) -> Result<(), Refusal> {
@@ -298,7 +328,8 @@ impl Engine for MemoryEngine {
     }
 
     fn expire(&self, now: Moment) -> bool {
-        let expired = self.apps.iter().map(|app| app.ordered.lock().expire(now));
+        let apps = self.apps();
+        let expired = apps.iter().map(|app| app.ordered.lock().expire(now));
         expired.fold(false, |more, here| more | here)
     }
 
@@ -307,22 +338,26 @@ impl Engine for MemoryEngine {
     }
 
     fn tend(&self) {
-        for (app, journal) in self.journals() {
-            journal.tend(&|look| look(&app.ordered.lock().streams));
-        }
+        self.each_journal(|app, journal| journal.tend(&|look| look(&app.ordered.lock().streams)));
     }
 
     fn is_failing(&self) -> bool {
-        self.journals().any(|(_, journal)| journal.is_failing())
+        let mut is_failing = false;
+        self.each_journal(|_, journal| is_failing |= journal.is_failing());
+        is_failing
     }
 
     fn close(&self) {
-        self.journals().for_each(|(_, journal)| journal.close());
+        self.each_journal(|_, journal| journal.close());
     }
 
     fn journal_counts(&self) -> Option<JournalCounts> {
-        // One app is stored; several would be added up here.
-        self.journals().map(|(_, journal)| journal.counts()).next()
+        let mut all: Option<JournalCounts> = None;
+        self.each_journal(|_, journal| {
+            let counts = journal.counts();
+            all = Some(all.map_or(counts, |all| all.plus(counts)));
+        });
+        all
     }
 }
 

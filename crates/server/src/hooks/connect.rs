@@ -89,7 +89,7 @@ struct Body<'a> {
 ///
 /// The refusal that the stranger gets.
 pub(crate) async fn ask(node: &Arc<Node>, stranger: Stranger) -> Result<Told, Refusal> {
-    let known_since = node.people.lock().dismissals();
+    let known_since = node.apps.default.people.lock().dismissals();
     let Some(hook) = &node.hooks.connect else {
         return Err(Refusal::HookFailed);
     };
@@ -99,7 +99,13 @@ pub(crate) async fn ask(node: &Arc<Node>, stranger: Stranger) -> Result<Told, Re
         return Err(Refusal::Unauthorized(why.into()));
     }
     let user = grant.user.as_ref();
-    if user.is_some_and(|user| node.people.lock().was_dismissed_since(user, known_since)) {
+    if user.is_some_and(|user| {
+        node.apps
+            .default
+            .people
+            .lock()
+            .was_dismissed_since(user, known_since)
+    }) {
         return Err(Refusal::Unauthorized(DISMISSED.into()));
     }
     Ok(Told { grant, known_since })

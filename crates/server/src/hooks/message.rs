@@ -85,7 +85,7 @@ pub(crate) async fn ask(
 
 fn question(draft: &Draft, address: Option<IpAddr>, answer_bytes_max: usize) -> Question {
     let text = match draft.kind {
-        DataKind::Text => std::str::from_utf8(&draft.data).ok(),
+        DataKind::Text | DataKind::Json => std::str::from_utf8(&draft.data).ok(),
         DataKind::Binary => None,
     };
     let body = Body {

@@ -215,7 +215,7 @@ impl Hooks {
                 "fanfare_presence_reports_waiting",
                 "gauge",
                 "Reports that wait to be sent.",
-                node.people.lock().reports() as u64,
+                node.apps.default.people.lock().reports() as u64,
             );
         }
     }

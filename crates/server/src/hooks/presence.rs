@@ -127,7 +127,7 @@ pub(crate) async fn finish(node: &Node) {
         return;
     };
     let is_done = async {
-        while reporter.is_sending.load(Ordering::Acquire) || node.people.lock().reports() > 0 {
+        while reporter.is_sending.load(Ordering::Acquire) || node.apps.default.people.lock().reports() > 0 {
             tokio::time::sleep(LOOK_INTERVAL / 10).await;
         }
     };
@@ -146,7 +146,7 @@ async fn send_all(node: &Node, reporter: &Reporter) -> Result<()> {
         ticks.tick().await;
         loop {
             let (reports, dropped) = {
-                let mut people = node.people.lock();
+                let mut people = node.apps.default.people.lock();
                 let taken = people.take_reports(BATCH_MAX);
                 reporter.is_sending.store(!taken.0.is_empty(), Ordering::Release);
                 taken

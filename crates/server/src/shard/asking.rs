@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fanfare_core::disconnect::{Disconnect, Refusal};
+use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
 use fanfare_core::publication::Draft;
 use fanfare_core::wire::http1;
@@ -156,8 +157,12 @@ impl State {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
             return true;
         };
-        let mut channels = draft.audience.channels().iter();
-        channels.all(|channel| open.channels.contains(channel))
+        let is_insider = open.insider.is_some();
+        let own = open.channels.clone();
+        draft.audience.channels().iter().all(|channel| {
+            let listens = || self.hub.listens(key.slot, &Topic::Channel(channel.clone()));
+            own.contains(channel) || (is_insider && listens())
+        })
     }
 
     /// What a session said is dealt with: what came behind it is next.

@@ -5,6 +5,7 @@
 //! there, it is in effect, so a publication that is sent then meets the new subscriptions.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
@@ -13,6 +14,8 @@ use fanfare_core::hub::Topic;
 use fanfare_core::publication::Reader;
 use fanfare_core::session::Session;
 use fanfare_core::stream::Resume;
+use fanfare_core::user::UserId;
+use fanfare_core::wire;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
@@ -39,6 +42,8 @@ pub(crate) enum What {
     Join(Vec<Key>, ChannelName),
     /// Let them hear it no more.
     Leave(Vec<Key>, ChannelName),
+    /// Tell sessions that a user whom they watch has come (true) or gone.
+    Tell(Vec<(Key, UserId, bool)>),
 }
 
 /// The commands that wait for one shard.
@@ -84,6 +89,19 @@ impl State {
                     let joins = keys.into_iter().map(|key| self.join(shard, key, &channel));
                     joins.filter(|joined| *joined).count()
                 }
+                What::Tell(notices) => {
+                    let count = notices.len();
+                    for (key, user, online) in notices {
+                        let user = std::slice::from_ref(&user).iter().collect::<Vec<_>>();
+                        let frame = if online {
+                            wire::pusher::watchlist(&user, &[])
+                        } else {
+                            wire::pusher::watchlist(&[], &user)
+                        };
+                        self.send(shard, key, frame);
+                    }
+                    count
+                }
                 What::Leave(keys, channel) => {
                     let leaves = keys.into_iter().map(|key| self.unjoin(shard, key, &channel));
                     leaves.filter(|left| *left).count()
@@ -117,7 +135,8 @@ impl State {
         if matches!(open.session, Session::LongPoll(_)) {
             return false;
         }
-        let (app, user) = (open.app, open.user().cloned());
+        let (app, world) = (open.world.id, Arc::clone(&open.world));
+        let user = open.user().cloned();
         let topic = Topic::Channel(self.hub.intern(app, channel));
         if self.hub.listens(key.slot, &topic) {
             return true;
@@ -137,7 +156,7 @@ impl State {
         };
         self.hub.subscribe_after(key.slot, &topic, Some(replay.position));
         if let Some(user) = user {
-            node.people.lock().enter(channel, &user);
+            super::pusher::join_members(node, &world, channel, &user);
         }
         true
     }
@@ -149,14 +168,15 @@ impl State {
         };
         // Who does not hear a channel any more does not speak on it either.
         open.channels.retain(|own| own != channel);
-        let (app, user) = (open.app, open.user().cloned());
+        let (app, world) = (open.world.id, Arc::clone(&open.world));
+        let user = open.user().cloned();
         if !self.hub.unsubscribe(key.slot, &Topic::Channel(channel.clone())) {
             return false;
         }
         node.engine
             .unsubscribe(app, shard.index, channel, node.clock.now());
         if let Some(user) = user {
-            node.people.lock().leave(channel, &user);
+            super::pusher::leave_members(node, &world, channel, &user);
         }
         true
     }

@@ -2,10 +2,10 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{self, Context, Waker};
 
 use bytes::Bytes;
-use fanfare_core::app::AppId;
 use fanfare_core::auth::Grant;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Disconnect;
@@ -19,8 +19,10 @@ use http_body::Frame;
 use smallvec::SmallVec;
 
 use super::asking::{Task, Unsaid};
+use super::pusher::Insider;
 use super::{Key, Shard};
 use crate::address::Source;
+use crate::apps::World;
 use crate::gate::{Admission, Ticket};
 use crate::line::Line;
 
@@ -92,14 +94,17 @@ pub(super) enum Stage {
 pub(super) struct Open {
     pub(super) session: Session,
     pub(super) id: SessionId,
-    pub(super) app: AppId,
+    /// Whose channels it hears.
+    pub(super) world: Arc<World>,
     /// What it is connected to, and so speaks to.
     pub(super) channels: SmallVec<[ChannelName; 1]>,
     /// The back end is asked about what the peer has said. Not read from meanwhile.
     pub(super) unsaid: Option<Box<Unsaid>>,
     pub(super) echo: bool,
-    /// What the peer's token granted; `None` for who came without one.
+    /// What the peer's token granted, or who has signed in; `None` for who came without one.
     pub(super) grant: Option<Box<Grant>>,
+    /// What only sessions of the Pusher door have.
+    pub(super) insider: Option<Box<Insider>>,
     pub(super) peer: Source,
     pub(super) opened: Moment,
     /// Bytes that may be read.

@@ -59,6 +59,7 @@ mod connection;
 mod dirty;
 pub mod mailbox;
 mod open;
+mod pusher;
 mod refresh;
 mod timers;
 mod tls;
@@ -70,6 +71,7 @@ pub(crate) use connection::Poll;
 pub use connection::StreamBody;
 use dirty::Dirty;
 pub(crate) use open::{DISMISSED, Facts};
+pub(crate) use pusher::{Knock, settle};
 use timers::Timers;
 
 /// Time that delivering, or flushing, may take in one turn.
@@ -246,7 +248,21 @@ impl Shard {
     /// Takes over a connection whose WebSocket handshake the HTTP server has answered. `early` are
     /// bytes that had arrived behind the request.
     pub(crate) fn adopt_websocket(self: &Rc<Self>, line: Line, early: Vec<u8>, facts: Facts) {
-        self.state.borrow_mut().adopt_websocket(self, line, early, facts);
+        self.state
+            .borrow_mut()
+            .adopt_websocket(self, line, early, |state, key, now| {
+                state.open_websocket(self, key, facts, now);
+            });
+        self.work.notify_one();
+    }
+
+    /// The same through the Pusher door.
+    pub(crate) fn adopt_pusher(self: &Rc<Self>, line: Line, early: Vec<u8>, knock: Knock) {
+        self.state
+            .borrow_mut()
+            .adopt_websocket(self, line, early, |state, key, now| {
+                state.open_pusher(self, key, knock, now);
+            });
         self.work.notify_one();
     }
 

@@ -22,22 +22,25 @@ use fanfare_core::stream::Replay;
 use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::{self, HeadError, RequestHead, Upgrade};
 use fanfare_core::wire::websocket::extension::Agreement;
-use fanfare_core::wire::{plain, sse, websocket};
+use fanfare_core::wire::{self, plain, sse, websocket};
 use smallvec::SmallVec;
 
 use super::asking::EARLY_BYTES_MAX;
 use super::connection::{Connection, Open, Place, Stage, Transport};
+use super::pusher::Knock;
 use super::refresh::deadline;
 use super::turn::CLOSING_MAX;
 use super::{Key, Shard, State};
 use crate::address::Source;
 use crate::api;
+use crate::apps::World;
 use crate::door::{self, Asked, Listen, Verdict};
 use crate::engine::Listening;
 use crate::gate::Admission;
 use crate::hooks::connect::{Stranger, Told};
 use crate::line::Line;
 use crate::log_gate::Kind;
+use crate::node::{self, Node};
 use crate::random::random;
 
 /// What a browser is told to wait before it connects a stream again, at least and in addition at
@@ -67,6 +70,11 @@ pub(super) enum Route {
     WebSocket {
         accept: String,
         facts: Facts,
+    },
+    /// A WebSocket of the Pusher door.
+    Pusher {
+        accept: String,
+        knock: Knock,
     },
     Stream {
         origin: Option<String>,
@@ -157,6 +165,15 @@ impl State {
                     self.take_bytes(shard, key, &mut early, now);
                 }
             }
+            Route::Pusher { accept, knock } => {
+                let extensions = knock.deflate.map(Agreement::field);
+                let answer = http1::switching_protocols(&accept, extensions.as_deref());
+                self.send_last(key, answer.into());
+                self.open_pusher(shard, key, knock, now);
+                if !early.is_empty() {
+                    self.take_bytes(shard, key, &mut early, now);
+                }
+            }
             Route::Stream { origin, listen, peer } => {
                 let mut answer = stream_head(origin.as_deref());
                 answer.extend_from_slice(&self.stream_prologue(RETRY_MS));
@@ -227,12 +244,13 @@ impl State {
         line.map_or_else(Source::default, |line| line.source)
     }
 
+    /// Takes over a connection whose WebSocket handshake was answered elsewhere, and opens its session.
     pub(super) fn adopt_websocket(
         &mut self,
         shard: &Rc<Shard>,
         line: Line,
         mut early: Vec<u8>,
-        facts: Facts,
+        open: impl FnOnce(&mut Self, Key, Moment),
     ) {
         let now = shard.now();
         if line.socket.set_nonblocking(true).is_err() {
@@ -246,7 +264,7 @@ impl State {
         }
         // TLS may still hold a part of the answer to the handshake.
         self.mark(key, true);
-        self.open_websocket(shard, key, facts, now);
+        open(self, key, now);
         if !early.is_empty() {
             self.take_bytes(shard, key, &mut early, now);
         }
@@ -279,7 +297,7 @@ impl State {
     }
 
     /// The handshake is answered: open the session, or say why not.
-    fn open_websocket(&mut self, shard: &Shard, key: Key, facts: Facts, now: Moment) {
+    pub(super) fn open_websocket(&mut self, shard: &Shard, key: Key, facts: Facts, now: Moment) {
         let node = &shard.node;
         let result = facts.listen.and_then(|listen| {
             let first_ping = now + self.first_after(node.config.sessions.ping_interval);
@@ -363,6 +381,8 @@ impl State {
             },
             is_new: true,
         };
+        let world = node.apps.world(listen.app);
+        let world = world.ok_or_else(|| Refusal::NotFound("no such app".into()))?;
         let replay = node.engine.subscribe(listen.app, &listening, node.clock.now())?;
         self.hub.join(key.slot, name, listen.app, listen.form);
         let channels: SmallVec<[ChannelName; 1]> = listen
@@ -376,38 +396,70 @@ impl State {
         }
         if let Some(user) = listen.user() {
             self.hub.name(key.slot, user.clone());
-            arrive(shard, key, id, user, &heard, listen.known_since);
+            for channel in &heard {
+                super::pusher::join_members(node, &world, channel, user);
+            }
+            arrive(node, &world, shard.place(key), id, user, listen.known_since);
         }
         let past = Past::of(&replay, &heard, listen.form, node.config.limits.outbox_bytes_max);
         let open = Open {
             session,
             id,
-            app: listen.app,
+            world,
             channels,
             unsaid: None,
             echo: listen.echo,
             grant: listen.grant.map(Box::new),
+            insider: None,
             peer,
             opened: now,
             bytes: Bucket::default(),
             paused_until: Moment::NEVER,
             _ticket: listen.ticket,
         };
+        let form = match listen.form {
+            WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
+            WireForm::Notice => "long poll",
+            _ => "websocket",
+        };
+        self.seat(shard, key, open, form, listen.deflate.is_some(), now);
+        if !past.bytes.is_empty() {
+            self.send(shard, key, past.bytes.into());
+        }
+        let metrics = &node.metrics.shards[shard.index];
+        metrics.replayed.add(past.replayed);
+        metrics.gaps.add(usize::from(past.is_gap));
+        if listen.wants_open {
+            let opened = plain::opened(listen.form, replay.position);
+            opened.into_iter().for_each(|frame| self.send(shard, key, frame));
+        }
+        if past.is_untold {
+            self.close_session(shard, key, Disconnect::Gap);
+        }
+        Ok(())
+    }
+
+    /// A session has entered everywhere: from now on the connection is one.
+    pub(super) fn seat(
+        &mut self,
+        shard: &Shard,
+        key: Key,
+        open: Open,
+        form: &'static str,
+        deflate: bool,
+        now: Moment,
+    ) {
+        let node = &shard.node;
         let timeout = open.session.poll_timeout();
-        if listen.app != AppId::PROBE {
-            if !peer.is_unix && !matches!(open.session, Session::LongPoll(_)) {
+        if open.world.id != AppId::PROBE {
+            if !open.peer.is_unix && !matches!(open.session, Session::LongPoll(_)) {
                 node.gate.opened(now);
             }
             node.metrics.shards[shard.index].opened(&open.session);
             node.log.say(Kind::Open, || {
-                let form = match listen.form {
-                    WireForm::EventStreamRaw | WireForm::EventStreamMeta => "event stream",
-                    WireForm::Notice => "long poll",
-                    _ => "websocket",
-                };
                 let channels: Vec<&str> = open.channels.iter().take(8).map(ChannelName::as_str).collect();
-                let deflate = listen.deflate.is_some();
-                tracing::info!(session = %id, %peer, form, deflate, channels = ?channels, "session opened");
+                let (session, peer) = (open.id, open.peer);
+                tracing::info!(%session, %peer, form, deflate, channels = ?channels, "session opened");
             });
         }
         if let Some(connection) = self.get(key) {
@@ -423,20 +475,6 @@ impl State {
             connection.armed = u64::MAX;
         }
         self.arm(key, timeout);
-        if !past.bytes.is_empty() {
-            self.send(shard, key, past.bytes.into());
-        }
-        let metrics = &node.metrics.shards[shard.index];
-        metrics.replayed.add(past.replayed);
-        metrics.gaps.add(usize::from(past.is_gap));
-        if listen.wants_open {
-            let opened = plain::opened(listen.form, replay.position);
-            opened.into_iter().for_each(|frame| self.send(shard, key, frame));
-        }
-        if past.is_untold {
-            self.close_session(shard, key, Disconnect::Gap);
-        }
-        Ok(())
     }
 
     /// A first interval of random length between half and whole, so that sessions which came
@@ -487,7 +525,7 @@ impl Past {
             // Of several channels it is told the one that a live publication would name.
             let channel = entry.channel_among(channels);
             past.bytes
-                .extend_from_slice(&plain::encode_entry(entry, channel, form));
+                .extend_from_slice(&wire::encode_entry(entry, channel, form));
             past.replayed += 1;
             if past.bytes.len() > outbox_bytes_max / 2 {
                 past.bytes.clear();
@@ -497,7 +535,7 @@ impl Past {
             }
         }
         if past.is_gap {
-            match plain::gap(form, channels, replay.position) {
+            match wire::gap(form, channels, replay.position) {
                 Some(frame) => past.bytes.extend_from_slice(&frame),
                 // Whoever was woken reads the stream, and so finds out.
                 None if form == WireForm::Notice => past.bytes.push(b'.'),
@@ -512,27 +550,23 @@ impl Past {
     }
 }
 
-/// A user's connection is here: in the list of people, and among the members of its channels. If she
-/// has too many, her oldest one is closed, wherever that is; and this one if she was sent away after the
-/// back end was asked who she is.
-fn arrive(
-    shard: &Shard,
-    key: Key,
+/// A user's connection is here. If she has too many, her oldest one is closed, wherever that is; and this
+/// one if she was sent away after the back end was asked who she is.
+pub(super) fn arrive(
+    node: &Node,
+    world: &World,
+    place: node::Place,
     session: SessionId,
     user: &UserId,
-    channels: &[ChannelName],
     known_since: Option<u64>,
 ) {
-    let node = &shard.node;
-    let place = shard.place(key);
-    let mut people = node.people.lock();
-    for channel in channels {
-        people.enter(channel, user);
-    }
+    let mut people = world.people.lock();
     let connection = people::Connection { place, session };
     let surplus = people.arrive(user, connection, node.clock.now());
     let was_dismissed = known_since.is_some_and(|since| people.was_dismissed_since(user, since));
+    let notices = people.take_notices();
     drop(people);
+    node.tell_watchers(notices);
     let newer = "a newer connection of the same user has taken its place (limits.connections_per_user)";
     let surplus = surplus.map(|surplus| (surplus.place, newer));
     let dismissed = was_dismissed.then_some((place, DISMISSED));
@@ -545,7 +579,7 @@ fn arrive(
     }
 }
 
-fn random_id() -> Result<SessionId, Refusal> {
+pub(super) fn random_id() -> Result<SessionId, Refusal> {
     // Without randomness ids could be guessed.
     let id = random().map_err(|_| Refusal::Full)?;
     Ok(SessionId(u128::from_ne_bytes(id)))
@@ -572,13 +606,24 @@ pub(super) fn route(
     };
     if upgrade == Upgrade::No && !(head.method == "GET" && asked.wants_stream()) {
         // Who shows the key is not held to what an address may do: PHP connects anew for each POST.
-        let admission = if door::shows_key(node, &asked) {
+        let admission = if door::shows_key(node, head.method, &asked) {
             Admission::Welcome
         } else {
             admission
         };
         let room = node.room_for_request().and_then(|()| admission.check());
         return room.map_or_else(refused, |()| Route::Http);
+    }
+    if let (Upgrade::Yes { accept }, Some(knocking)) = (&upgrade, door::pusher::knocking(node, asked.path)) {
+        let knock = door::pusher::knock(node, &asked, &knocking, admission, true);
+        return match knock.app {
+            // Where cost matters nothing is accepted only to be closed.
+            Err(refusal @ Refusal::TooFast { .. }) => refused(refusal),
+            _ => Route::Pusher {
+                accept: accept.clone(),
+                knock,
+            },
+        };
     }
     let origin = match node.rules.gate(&asked) {
         Ok(origin) => origin.map(str::to_owned),

@@ -16,7 +16,7 @@ use fanfare_core::position::Since;
 use fanfare_core::publication::{Audience, DataKind, Draft, Reader};
 use fanfare_core::session::Action;
 use fanfare_core::stream::{Replay, Resume};
-use fanfare_core::wire::{plain, sse};
+use fanfare_core::wire::{self, sse};
 use rustix::event::epoll;
 use rustix::net::{Shutdown, shutdown};
 use smallvec::SmallVec;
@@ -148,7 +148,7 @@ impl State {
                 let pushed = if parcel.tag == Tag::MUST {
                     connection.outbox.push(frame, limit)
                 } else {
-                    let marker = || plain::dropped(parcel.form, parcel.channel?);
+                    let marker = || wire::dropped(parcel.form, parcel.channel?);
                     let pushed = connection.outbox.push_tagged(frame, parcel.tag, limit, marker);
                     pushed.map(|dropped| {
                         metrics.conflated.add(dropped.conflated);
@@ -409,6 +409,8 @@ impl State {
                 let sign = position.map_or(Bytes::from_static(sse::HEARTBEAT), sse::position);
                 self.send(shard, key, sign);
             }
+            Action::Frame(frame) => self.do_frame(shard, key, *frame),
+            Action::Received(_) => {}
             Action::Limited(limit) => shard.node.metrics.limited(limit),
             Action::Close { farewell, why } => {
                 if let Some(bytes) = farewell {
@@ -435,7 +437,12 @@ impl State {
                 "this connection was removed from its channel".into(),
             ));
         }
-        let mut draft = Draft::to(open.app, Audience::Channels(open.channels.clone()), kind, data);
+        let mut draft = Draft::to(
+            open.world.id,
+            Audience::Channels(open.channels.clone()),
+            kind,
+            data,
+        );
         draft.speaker = speaker;
         draft.excluded = (!open.echo).then_some(open.id);
         if shard.node.hooks.message.is_some() {
@@ -458,6 +465,14 @@ impl State {
                 };
                 self.close_session(shard, key, why);
             }
+        }
+    }
+
+    /// Queues bytes whose number is bounded elsewhere, however many they are.
+    pub(super) fn send_beyond(&mut self, key: Key, bytes: Bytes) {
+        if let Some(connection) = self.get(key) {
+            connection.outbox.push_beyond(bytes);
+            self.mark(key, true);
         }
     }
 
@@ -688,13 +703,22 @@ impl State {
             }
         });
         let now = node.clock.now();
-        node.engine.leave(open.app, shard.index, &channels, now);
-        if let Some(user) = open.user() {
-            let mut people = node.people.lock();
-            channels.iter().for_each(|channel| people.leave(channel, user));
-            people.depart(user, shard.place(key), now);
+        node.engine.leave(open.world.id, shard.index, &channels, now);
+        let is_insider = open.insider.is_some();
+        if is_insider {
+            Self::leave_pusher(node, open, &channels);
         }
-        if open.app == AppId::PROBE {
+        if let Some(user) = open.user() {
+            for channel in channels.iter().filter(|_| !is_insider) {
+                super::pusher::leave_members(node, &open.world, channel, user);
+            }
+            let mut people = open.world.people.lock();
+            people.depart(user, shard.place(key), now);
+            if is_insider {
+                people.unwatch(shard.place(key));
+            }
+        }
+        if open.world.id == AppId::PROBE {
             return;
         }
         let metrics = &node.metrics.shards[shard.index];

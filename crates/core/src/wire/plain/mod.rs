@@ -6,8 +6,7 @@
 //!
 //! Forms (`plain.md` section 2): raw is the message itself; meta is one JSON object with id,
 //! channel, event, user, and `data` for text or `base64` for binary. An event stream cannot
-//! carry binary, so there it arrives as `event: binary` with base64 data. The compressed forms are
-//! made of the plain ones, and are the same bytes where compressing is not worth it.
+//! carry binary, so there it arrives as `event: binary` with base64 data.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +16,7 @@ use serde::Serialize;
 use crate::channel::ChannelName;
 use crate::disconnect::Refusal;
 use crate::position::Position;
-use crate::publication::{DataKind, Entry, EventName, Place, Publication, WireForm};
+use crate::publication::{DataKind, Entry, EventName, WireForm};
 use crate::wire::{sse, websocket};
 
 pub mod batch;
@@ -42,33 +41,14 @@ struct Meta<'a> {
     base64: Option<String>,
 }
 
-/// The bytes of a publication for the subscribers of `place` that speak `form`.
-pub fn encode(publication: &Publication, place: &Place, form: WireForm) -> Bytes {
-    match form {
-        WireForm::WebSocketRawDeflate if publication.draft.is_secret => {
-            publication.encoded(place, WireForm::WebSocketRaw)
-        }
-        WireForm::WebSocketMetaDeflate if publication.draft.is_secret => {
-            publication.encoded(place, WireForm::WebSocketMeta)
-        }
-        WireForm::WebSocketRawDeflate => {
-            websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketRaw))
-        }
-        WireForm::WebSocketMetaDeflate => {
-            websocket::deflate::compressed(&publication.encoded(place, WireForm::WebSocketMeta))
-        }
-        _ => encode_entry(publication, place.channel.as_ref(), form),
-    }
-}
-
-/// The bytes of an entry for a subscriber of `channel` (`None`: an announcement), never compressed:
-/// a session that has agreed on compression reads plain frames too.
-pub fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm) -> Bytes {
+/// The bytes of an entry for a subscriber of `channel` (`None`: an announcement) in a form of this
+/// door, never compressed.
+pub(super) fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm) -> Bytes {
     // Not for the raw WebSocket form, which shows no id and is the most frequent.
     let id = || entry.position().to_string();
     match form {
         WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate => match entry.draft.kind {
-            DataKind::Text => websocket::text(&entry.draft.data),
+            DataKind::Text | DataKind::Json => websocket::text(&entry.draft.data),
             DataKind::Binary => websocket::binary(&entry.draft.data),
         },
         WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => {
@@ -81,7 +61,7 @@ pub fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm
         WireForm::EventStreamRaw => {
             let event = entry.draft.event.as_ref().map(EventName::as_str);
             match entry.draft.kind {
-                DataKind::Text => stream_event(&id(), event, &entry.draft.data),
+                DataKind::Text | DataKind::Json => stream_event(&id(), event, &entry.draft.data),
                 DataKind::Binary => stream_event(
                     &id(),
                     Some("binary"),
@@ -90,13 +70,14 @@ pub fn encode_entry(entry: &Entry, channel: Option<&ChannelName>, form: WireForm
             }
         }
         WireForm::Notice => Bytes::from_static(b"."),
+        WireForm::Pusher | WireForm::PusherDeflate => Bytes::new(),
     }
 }
 
 /// An entry as one JSON object: the meta form, as documents have it too.
 pub fn meta(entry: &Entry, channel: Option<&ChannelName>, id: &str) -> String {
     let text = match entry.draft.kind {
-        DataKind::Text => std::str::from_utf8(&entry.draft.data).ok(),
+        DataKind::Text | DataKind::Json => std::str::from_utf8(&entry.draft.data).ok(),
         DataKind::Binary => None,
     };
     let meta = Meta {
@@ -125,7 +106,7 @@ fn stream_event(id: &str, event: Option<&str>, data: &[u8]) -> Bytes {
 /// everything, and who has not still has its old position.
 ///
 /// `None` for forms that cannot say it.
-pub fn gap(form: WireForm, channels: &[ChannelName], now: Position) -> Option<Bytes> {
+pub(super) fn gap(form: WireForm, channels: &[ChannelName], now: Position) -> Option<Bytes> {
     let name = |name: &str| serde_json::Value::from(name).to_string();
     let channels = match channels {
         [] => format!(r#""channel":{}"#, name(EVERYONE)),
@@ -141,7 +122,7 @@ pub fn gap(form: WireForm, channels: &[ChannelName], now: Position) -> Option<By
 
 /// Tells a slow listener that waiting messages of a channel were dropped: a gap without an id, since
 /// messages of other channels that are older may still come behind it.
-pub fn dropped(form: WireForm, channel: &ChannelName) -> Option<Bytes> {
+pub(super) fn dropped(form: WireForm, channel: &ChannelName) -> Option<Bytes> {
     let channel = serde_json::Value::from(channel.as_str());
     let meta = format!(r#"{{"event":"gap","channel":{channel}}}"#);
     let event = |name: Option<&str>, data: &str| {
@@ -151,7 +132,11 @@ pub fn dropped(form: WireForm, channel: &ChannelName) -> Option<Bytes> {
             .map(|()| out.into())
     };
     match form {
-        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate | WireForm::Notice => None,
+        WireForm::WebSocketRaw
+        | WireForm::WebSocketRawDeflate
+        | WireForm::Notice
+        | WireForm::Pusher
+        | WireForm::PusherDeflate => None,
         WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => Some(websocket::text(meta.as_bytes())),
         WireForm::EventStreamMeta => event(None, &meta),
         WireForm::EventStreamRaw => event(Some("gap"), &format!(r#"{{"channel":{channel}}}"#)),
@@ -177,7 +162,11 @@ pub fn opened(form: WireForm, now: Position) -> Option<Bytes> {
 
 fn notice(form: WireForm, event: &str, now: Position, meta: &str, data: &str) -> Option<Bytes> {
     match form {
-        WireForm::WebSocketRaw | WireForm::WebSocketRawDeflate | WireForm::Notice => None,
+        WireForm::WebSocketRaw
+        | WireForm::WebSocketRawDeflate
+        | WireForm::Notice
+        | WireForm::Pusher
+        | WireForm::PusherDeflate => None,
         // Far too short to be compressed.
         WireForm::WebSocketMeta | WireForm::WebSocketMetaDeflate => Some(websocket::text(meta.as_bytes())),
         WireForm::EventStreamMeta => Some(stream_event(&now.to_string(), None, meta.as_bytes())),
@@ -191,7 +180,7 @@ mod tests {
     use crate::app::AppId;
     use crate::moment::Moment;
     use crate::position::{Epoch, Link, Offset};
-    use crate::publication::{Audience, Draft};
+    use crate::publication::{Audience, Draft, Publication};
 
     fn publication(event: Option<&str>, kind: DataKind, data: &'static [u8], everyone: bool) -> Publication {
         let mut draft = Draft::new(

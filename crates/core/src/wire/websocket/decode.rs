@@ -73,8 +73,8 @@ pub enum Event {
     },
     /// To be answered with a pong of the same bytes.
     Ping(Bytes),
-    /// A sign of life.
-    Pong,
+    /// A sign of life, with what a ping of ours carried.
+    Pong(Bytes),
     /// The peer closes, with code and reason if it gave any.
     Close(Option<(u16, String)>),
 }
@@ -497,7 +497,7 @@ fn control_event(opcode: Opcode, payload: Vec<u8>) -> Result<Event, ProtocolErro
                 Ok(Event::Close(Some((code, reason.to_owned()))))
             }
         },
-        Opcode::Pong | Opcode::Continuation | Opcode::Data(_) => Ok(Event::Pong),
+        Opcode::Pong | Opcode::Continuation | Opcode::Data(_) => Ok(Event::Pong(payload.into())),
     }
 }
 

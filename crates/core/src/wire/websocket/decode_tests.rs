@@ -50,7 +50,7 @@ pub(in crate::wire::websocket) fn outline(event: &Event) -> String {
             data,
         } => format!("binary {:02x?}", &data[..]),
         Event::Ping(data) => format!("ping {}", String::from_utf8_lossy(data)),
-        Event::Pong => "pong".to_owned(),
+        Event::Pong(_) => "pong".to_owned(),
         Event::Close(None) => "close".to_owned(),
         Event::Close(Some((code, reason))) => format!("close {code} {reason}"),
     }

@@ -1,0 +1,297 @@
+//! The apps of a node: who may use the Pusher door, by key and by id, and what each has while it runs.
+//!
+//! An [`App`] is as it was configured last; a [`World`] is what it has, whatever is configured anew:
+//! its people, its connections, its rates. Every app of the engine has a world, also the one of the
+//! readiness probe, which nobody has credentials for.
+//!
+//! # Invariants
+//!
+//! * The first app of the configuration is [`AppId::DEFAULT`], whose channels the other doors have too.
+//! * The id of an app within the process is given once and to nobody else, so a session whose app has
+//!   gone can never meet another one's.
+//! * Whoever holds the lock of a world's people may publish; nobody takes it while holding the engine's.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fanfare_core::app::AppId;
+use fanfare_core::auth::OriginRules;
+use fanfare_core::channel::ChannelName;
+use fanfare_core::disconnect::Refusal;
+use fanfare_core::moment::Moment;
+use fanfare_core::people::People;
+use fanfare_core::publication::{DataKind, Draft, EventName};
+use fanfare_core::rate::Bucket;
+use fanfare_core::session::{PusherSettings, SpeakRates};
+use fanfare_core::wire::pusher;
+use fanfare_core::wire::pusher::rest::TriggerLimits;
+use fanfare_core::wire::websocket::DecodeLimits;
+use fanfare_core::wire::websocket::deflate::InflateLimits;
+use parking_lot::{Mutex, RwLock};
+
+use crate::config::{AppSettings, Config};
+use crate::node::{Node, Place};
+
+/// Listeners of a channel up to which they are told at once that they are another number; beyond, every
+/// [`COUNT_INTERVAL`] (`pusher.md` section 8).
+const COUNT_AT_ONCE_MAX: usize = 100;
+
+/// See [`COUNT_AT_ONCE_MAX`].
+pub(crate) const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// An app as it is configured.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) id: AppId,
+    pub(crate) settings: AppSettings,
+    pub(crate) origins: OriginRules,
+    pub(crate) session: Arc<PusherSettings>,
+    /// The same for sessions that have agreed on permessage-deflate.
+    pub(crate) session_deflate: Arc<PusherSettings>,
+    pub(crate) trigger_limits: TriggerLimits,
+    pub(crate) world: Arc<World>,
+}
+
+/// What an app has while it runs.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) id: AppId,
+    /// The users who are here.
+    pub(crate) people: Mutex<People<Place>>,
+    /// Publications that tell of members who have gone and could not be published yet, oldest first. As
+    /// long as there is one, what comes later goes behind it.
+    pub(crate) owed: Mutex<VecDeque<Draft>>,
+    /// Channels whose number of listeners is another one than their listeners were told.
+    counted: Mutex<HashSet<ChannelName>>,
+    /// Open sessions of the Pusher door.
+    connections: AtomicUsize,
+    events: Mutex<Bucket>,
+}
+
+/// Something that the server itself says of a channel, to who is here and of the Pusher door.
+pub(crate) fn announcement(app: AppId, channel: &ChannelName, event: &str, data: String) -> Draft {
+    let mut draft = Draft::new(app, channel.clone(), DataKind::Text, data.into());
+    draft.event = EventName::new(event).ok();
+    draft.ttl = Some(Duration::ZERO);
+    draft.is_pusher_only = true;
+    draft
+}
+
+/// A place among the connections of an app. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<World>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl World {
+    pub(crate) fn new(id: AppId, people: People<Place>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            people: Mutex::new(people),
+            owed: Mutex::default(),
+            counted: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            events: Mutex::default(),
+        })
+    }
+
+    /// Another number of sessions listens to a channel: tells them, at once where there are few.
+    pub(crate) fn count_changed(&self, node: &Node, channel: &ChannelName) {
+        if !self.tell_count(node, channel, COUNT_AT_ONCE_MAX) {
+            self.counted.lock().insert(channel.clone());
+        }
+    }
+
+    /// Tells the listeners of channels how many they are, where that was not done at once.
+    pub(crate) fn tell_counts(&self, node: &Node) {
+        for channel in std::mem::take(&mut *self.counted.lock()) {
+            if !self.tell_count(node, &channel, usize::MAX) {
+                self.counted.lock().insert(channel);
+            }
+        }
+    }
+
+    /// Says whether it is done.
+    fn tell_count(&self, node: &Node, channel: &ChannelName, at_most: usize) -> bool {
+        let count = node.engine.listeners(self.id, std::slice::from_ref(channel));
+        if count > at_most {
+            return false;
+        }
+        let data = format!("{{\"subscription_count\":{count}}}");
+        let draft = announcement(self.id, channel, pusher::SUBSCRIPTION_COUNT, data);
+        count == 0 || node.publisher.announce(draft).is_ok()
+    }
+
+    /// Open sessions of the Pusher door.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl App {
+    fn new(id: AppId, settings: AppSettings, world: Arc<World>, config: &Config) -> Result<Self, String> {
+        let limits = &config.limits;
+        let session = PusherSettings {
+            activity_timeout: settings.activity_timeout,
+            message_time_max: limits.message_time_max,
+            decode: DecodeLimits {
+                message_bytes_max: limits.message_bytes_max,
+                fragments_max: limits.fragments_max,
+                inflate: None,
+            },
+            rates: SpeakRates {
+                messages: limits.messages_per_connection,
+                excess_max: limits.messages_excess_max,
+                pings: limits.pings_per_connection,
+                control_frames: limits.control_frames_per_connection,
+                refreshes: limits.token_refreshes_per_connection,
+            },
+            authorize_within: Some(settings.authorize_within).filter(|time| !time.is_zero()),
+        };
+        let mut session_deflate = session.clone();
+        session_deflate.decode.inflate = Some(InflateLimits {
+            ratio_max: limits.inflate_ratio_max,
+        });
+        Ok(Self {
+            id,
+            origins: OriginRules::new(&settings.origins, false).map_err(|error| error.to_string())?,
+            session: Arc::new(session),
+            session_deflate: Arc::new(session_deflate),
+            trigger_limits: TriggerLimits {
+                data_bytes_max: settings.data_bytes_max(),
+                channels_max: settings.channels_per_event_max,
+                batch_max: settings.batch_max,
+                name_bytes_max: settings.channel_name_bytes_max(),
+            },
+            settings,
+            world,
+        })
+    }
+
+    /// A place for one more connection.
+    pub(crate) fn enter(&self) -> Result<Seat, Refusal> {
+        let before = self.world.connections.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat(Arc::clone(&self.world));
+        match self.settings.connections_max {
+            0 => Ok(seat),
+            max if before < max => Ok(seat),
+            _ => Err(Refusal::AppFull),
+        }
+    }
+
+    /// Whether the back end may publish so many events now.
+    pub(crate) fn may_publish(&self, count: usize, now: Moment) -> Result<(), Refusal> {
+        let taken = self
+            .world
+            .events
+            .lock()
+            .take(self.settings.events, count as u64, now);
+        taken.map_err(|wait| Refusal::too_fast("events", wait))
+    }
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Apps {
+    table: RwLock<Table>,
+    /// The world that all doors share.
+    pub(crate) default: Arc<World>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<String, Arc<App>>,
+    by_key: HashMap<String, Arc<App>>,
+    by_number: HashMap<AppId, Arc<App>>,
+    worlds: HashMap<AppId, Arc<World>>,
+}
+
+impl Apps {
+    /// The apps of a configuration, and the worlds of the node; `people` makes the people of each.
+    pub(crate) fn new(config: &Config, people: impl Fn(AppId) -> People<Place>) -> Result<Self, String> {
+        let mut table = Table::default();
+        let default = World::new(AppId::DEFAULT, people(AppId::DEFAULT));
+        table.worlds.insert(AppId::DEFAULT, Arc::clone(&default));
+        table
+            .worlds
+            .insert(AppId::PROBE, World::new(AppId::PROBE, people(AppId::PROBE)));
+        for (place, settings) in settings(config).into_iter().enumerate() {
+            let id = u16::try_from(place)
+                .ok()
+                .map(AppId)
+                .filter(|id| *id != AppId::PROBE);
+            let id = id.ok_or("too many apps")?;
+            let world = table
+                .worlds
+                .entry(id)
+                .or_insert_with(|| World::new(id, people(id)));
+            let app = Arc::new(App::new(id, settings, Arc::clone(world), config)?);
+            table.by_id.insert(app.settings.id.clone(), Arc::clone(&app));
+            table.by_key.insert(app.settings.key.clone(), Arc::clone(&app));
+            table.by_number.insert(id, app);
+        }
+        Ok(Self {
+            table: RwLock::new(table),
+            default,
+        })
+    }
+
+    /// The app with this key.
+    pub(crate) fn by_key(&self, key: &str) -> Option<Arc<App>> {
+        self.table.read().by_key.get(key).cloned()
+    }
+
+    /// The app with this id.
+    pub(crate) fn by_id(&self, id: &str) -> Option<Arc<App>> {
+        self.table.read().by_id.get(id).cloned()
+    }
+
+    /// The app that a session belongs to, as it is configured now.
+    pub(crate) fn get(&self, id: AppId) -> Option<Arc<App>> {
+        self.table.read().by_number.get(&id).cloned()
+    }
+
+    /// What an app has.
+    pub(crate) fn world(&self, id: AppId) -> Option<Arc<World>> {
+        self.table.read().worlds.get(&id).cloned()
+    }
+
+    /// What all apps have.
+    pub(crate) fn worlds(&self) -> Vec<Arc<World>> {
+        self.table.read().worlds.values().cloned().collect()
+    }
+}
+
+/// The apps that a configuration means: where nobody needs to be known, one for trying things.
+fn settings(config: &Config) -> Vec<AppSettings> {
+    if config.is_open() && config.is_on_loopback() {
+        vec![AppSettings::sample()]
+    } else {
+        config.apps.clone()
+    }
+}
+
+/// The apps of a configuration, at least the one that all doors share, each with the folder where its
+/// publications are written, if they are.
+pub(crate) fn folders(config: &Config) -> Vec<(AppId, PathBuf)> {
+    let mut folders = vec![(AppId::DEFAULT, config.data_dir.clone())];
+    let further = settings(config).into_iter().enumerate().skip(1);
+    folders.extend(further.filter_map(|(place, settings)| {
+        let id = AppId(u16::try_from(place).ok()?);
+        // By the app's own name, since its place in the configuration may change.
+        let name = settings
+            .id
+            .bytes()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
+        Some((id, config.data_dir.join("apps").join(name)))
+    }));
+    folders
+}
