@@ -103,15 +103,13 @@ test('a prefix of the paths, and the path that says where one was', async (t) =>
   wire.app = APP;
   wire.id = JSON.parse((await wire.ear.until('pusher:connection_established')).data).socket_id;
   assert.match((await wire.subscribe('prefixed')).event, /succeeded$/);
-  // Who publishes signs the path with the prefix or without.
+  // Who publishes signs the path as if there were no prefix.
   const body = JSON.stringify({ name: 'said', channel: 'prefixed', data: 'x' });
-  for (const path of ['/apps/4711/events', '/ws/apps/4711/events']) {
-    const query = new URLSearchParams(signed(APP, 'POST', path, { body }));
-    const answer = await fetch(`${server.url}/ws/apps/4711/events?${query}`, { method: 'POST', body });
-    assert.equal(await answer.text(), '{}', path);
-    await ear.until('said');
-    await wire.ear.until('said');
-  }
+  const query = new URLSearchParams(signed(APP, 'POST', '/apps/4711/events', { body }));
+  const answer = await fetch(`${server.url}/ws/apps/4711/events?${query}`, { method: 'POST', body });
+  assert.equal(await answer.text(), '{}');
+  await ear.until('said');
+  await wire.ear.until('said');
 });
 
 // Staying
@@ -269,11 +267,13 @@ for (const [what, sent] of Object.entries(NONSENSE)) {
   test(`nonsense is told to its sender, and to nobody else: ${what}`, async (t) => {
     const notices = await bystander(t);
     const wire = await s.wire(t);
-    wire.send(typeof sent === 'function' ? sent(wire) : sent);
+    const bytes = typeof sent === 'function' ? sent(wire) : sent;
+    wire.send(bytes);
     wire.send({ event: 'pusher:ping', data: {} });
     const first = await wire.ear.next();
     assert.match(first.event, /^(close|pusher:(subscription_)?error)$/, first.text);
-    if (first.event !== 'close') assert.ok(first.text.length < 1000, `an error of ${first.text.length} bytes`);
+    // Which may repeat the name of the channel, and is not more than that.
+    if (first.event !== 'close') assert.ok(first.text.length < bytes.length + 1000, `an error of ${first.text.length} bytes`);
     // A code that pusher-js would take for the end is not for a slip.
     if (first.event === 'close') assert.ok([1003, 1007, 1009, 4009].includes(first.code), `${first.code}`);
     await notices();
