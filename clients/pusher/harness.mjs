@@ -36,6 +36,7 @@ function patient(promise, complaint) {
 export class Ear {
   heard = [];
   #looked = 0;
+  #ended = false;
   #wake = () => {};
 
   hear(item) {
@@ -43,19 +44,27 @@ export class Ear {
     this.#wake();
   }
 
+  /** There is nothing more to come, so nobody need wait. */
+  end() {
+    this.#ended = true;
+    this.#wake();
+  }
+
   /** The next one that fits: a name of an event, or a function. What stands before it has then been looked at too. */
   until(wanted = () => true) {
     const fits = typeof wanted === 'string' ? (item) => item.event === wanted : wanted;
+    const complaint = () => `waited for ${wanted}, heard ${JSON.stringify(this.heard).slice(0, 2000)}`;
     const look = async () => {
       for (;;) {
         while (this.#looked < this.heard.length) {
           const item = this.heard[this.#looked++];
           if (fits(item)) return item;
         }
+        if (this.#ended) throw new Error(complaint());
         await new Promise((resolve) => { this.#wake = resolve; });
       }
     };
-    return patient(look(), () => `waited for ${wanted}, heard ${JSON.stringify(this.heard).slice(0, 2000)}`);
+    return patient(look(), complaint);
   }
 
   next() {
@@ -302,6 +311,7 @@ export function openWire(t, url, { plain = false, ...options } = {}) {
   const ended = new Promise((resolve) => {
     socket.on('close', (code, reason) => {
       ear.hear({ event: 'close', code });
+      ear.end();
       resolve({ code, reason: reason.toString() });
     });
   });
