@@ -13,12 +13,11 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{HostRules, OriginRules, Policy};
 use fanfare_core::channel::{ChannelName, ChannelPattern};
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::people::{Notice, People, REPORTS_MAX};
+use fanfare_core::people::Notice;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{SpeakRates, StreamSettings, WebSocketSettings};
-use fanfare_core::stream::app::{AppStreams, Shared};
-use fanfare_core::stream::{HistoryRules, Resume};
+use fanfare_core::stream::Resume;
 use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
@@ -30,12 +29,12 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::apps::{Apps, COUNT_INTERVAL};
+use crate::apps::{Apps, COUNT_INTERVAL, folders};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::disk::{FILE_BYTES, Folder, Wanted};
 use crate::door::{Listen, Rules};
-use crate::engine::{App, Engine, Mailboxes, MemoryEngine, Once};
+use crate::engine::begin::Begin;
+use crate::engine::{Engine, Mailboxes, MemoryEngine};
 use crate::gate::Gate;
 use crate::hooks::{self, Hooks};
 use crate::listen::{self, Listening};
@@ -44,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::outgoing;
 use crate::publish::Publisher;
 use crate::random::random;
+use crate::reload;
 use crate::shard::command::Commands;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::{Key, Listener, Shard, What, settle};
@@ -87,6 +87,9 @@ pub struct Node {
     /// Everything that is published passes here.
     pub publisher: Publisher,
     pub(crate) engine: Arc<dyn Engine>,
+    /// The same, as long as apps come to it while it runs.
+    pub(crate) memory: Arc<MemoryEngine>,
+    pub(crate) begin: Begin,
     pub(crate) clock: Clock,
     /// Whose channels there are, and who is there.
     pub(crate) apps: Apps,
@@ -135,7 +138,9 @@ impl Node {
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
         let clock = Clock::start();
-        let engine: Arc<dyn Engine> = Arc::new(engine(&config, epoch, &mailboxes, clock)?);
+        let begin = Begin::new(&config, epoch, shards, clock)?;
+        let memory = Arc::new(begin.engine(folders(&config), &mailboxes)?);
+        let engine: Arc<dyn Engine> = Arc::clone(&memory) as _;
         let metrics = Arc::new(Metrics::new(shards));
         let connections_max = match limits.connections_max {
             0 => open_files_max()
@@ -196,16 +201,7 @@ impl Node {
             limits,
         );
         let tokens = Tokens::new(&config)?;
-        let reports_max = config.hooks.on_presence.as_ref().map_or(0, |_| REPORTS_MAX);
-        let people = |id| {
-            let reports_max = if id == AppId::DEFAULT { reports_max } else { 0 };
-            People::new(
-                config.sessions.user_grace,
-                limits.connections_per_user,
-                reports_max,
-            )
-        };
-        let apps = Apps::new(&config, people).map_err(anyhow::Error::msg)?;
+        let apps = Apps::new(&config).map_err(anyhow::Error::msg)?;
         let secret = random().context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
             publisher: Publisher::new(
@@ -218,6 +214,8 @@ impl Node {
             apps,
             commands: (0..shards).map(|_| Commands::default()).collect(),
             engine,
+            memory,
+            begin,
             mailboxes,
             metrics,
             log: LogGate::new(),
@@ -374,45 +372,6 @@ impl Node {
     }
 }
 
-/// The engine that the configuration names, with what an earlier life of the node has left.
-fn engine(config: &Config, epoch: Epoch, mailboxes: &Mailboxes, clock: Clock) -> Result<MemoryEngine> {
-    let limits = &config.limits;
-    let shared = Shared::new(limits.channels_max, config.history.bytes_max, limits.versions_max);
-    let shared = Arc::new(shared);
-    let once = Once {
-        age: limits.idempotency_age,
-        keys_max: limits.idempotency_keys_max,
-    };
-    let rules = config.history_rules()?;
-    let begin = |rules| AppStreams::new(epoch, mailboxes.len(), rules, Arc::clone(&shared));
-    let mut apps = Vec::new();
-    for (app, folder) in crate::apps::folders(config) {
-        if config.engine != "disk" {
-            apps.push(App::new(app, begin(rules.clone()), once, None));
-            continue;
-        }
-        let opened = Folder::take(&folder)?.open(Wanted {
-            app,
-            epoch,
-            rules: rules.clone(),
-            shards: mailboxes.len(),
-            shared: Arc::clone(&shared),
-            sync: config.disk.sync,
-            now: clock.now(),
-            file_bytes: FILE_BYTES,
-        })?;
-        apps.push(App::new(
-            app,
-            opened.streams,
-            once,
-            Some(Box::new(opened.journal)),
-        ));
-    }
-    // The probe's own order begins anew with each life.
-    apps.push(App::new(AppId::PROBE, begin(HistoryRules::nothing()), once, None));
-    Ok(MemoryEngine::of(apps, Arc::clone(mailboxes), shared))
-}
-
 /// Does what the engine has to do on the side, until it is told to stop.
 fn tend(node: &Node, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
@@ -439,7 +398,7 @@ fn open_files_max() -> usize {
 }
 
 /// Runs a node until it is told to stop. Blocks.
-pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
+pub(crate) fn serve(config: Config, tls: Option<Acceptor>, source: reload::Source) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -480,6 +439,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
         .context("cannot catch signals")?;
     let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), ports.clone()));
     let expiring = runtime.spawn(expire_history(Arc::clone(&node)));
+    let reloading = runtime.spawn(reload::run(Arc::clone(&node), source));
     let stop_tending = Arc::new(AtomicBool::new(false));
     let mut tending = None;
     if node.engine.journal_counts().is_some() {
@@ -527,6 +487,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
     runtime.block_on(hooks::presence::finish(&node));
     probing.abort();
     expiring.abort();
+    reloading.abort();
     stop_tending.store(true, Ordering::Release);
     if let Some(tending) = tending {
         tending.thread().unpark();
