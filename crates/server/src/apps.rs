@@ -25,6 +25,7 @@ use fanfare_core::moment::Moment;
 use fanfare_core::people::{People, REPORTS_MAX};
 use fanfare_core::publication::{DataKind, Draft, EventName};
 use fanfare_core::rate::Bucket;
+use fanfare_core::returning::Returning;
 use fanfare_core::session::{PusherSettings, SpeakRates};
 use fanfare_core::wire::pusher;
 use fanfare_core::wire::pusher::rest::TriggerLimits;
@@ -64,6 +65,8 @@ pub(crate) struct World {
     /// Publications that tell of members who have gone and could not be published yet, oldest first. As
     /// long as there is one, what comes later goes behind it.
     pub(crate) owed: Mutex<VecDeque<Draft>>,
+    /// Sessions that were cut, and those that could be gone on for.
+    pub(crate) returning: Mutex<Returning<Place>>,
     /// Channels whose number of listeners is another one than their listeners were told.
     counted: Mutex<HashSet<ChannelName>>,
     /// Open sessions of the Pusher door.
@@ -91,10 +94,12 @@ impl Drop for Seat {
 }
 
 impl World {
-    pub(crate) fn new(id: AppId, people: People<Place>) -> Arc<Self> {
+    fn new(id: AppId, config: &Config) -> Arc<Self> {
+        let (age, max) = (config.pusher.replay_age, config.pusher.replay_sessions_max);
         Arc::new(Self {
             id,
-            people: Mutex::new(people),
+            people: Mutex::new(people(config, id)),
+            returning: Mutex::new(Returning::new(age, max)),
             owed: Mutex::default(),
             counted: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -228,21 +233,18 @@ impl Apps {
     /// The apps of a configuration, and the worlds of the node.
     pub(crate) fn new(config: &Config) -> Result<Self, String> {
         let mut table = Table::default();
-        let default = World::new(AppId::DEFAULT, people(config, AppId::DEFAULT));
+        let default = World::new(AppId::DEFAULT, config);
         table.worlds.insert(AppId::DEFAULT, Arc::clone(&default));
         table
             .worlds
-            .insert(AppId::PROBE, World::new(AppId::PROBE, people(config, AppId::PROBE)));
+            .insert(AppId::PROBE, World::new(AppId::PROBE, config));
         for (place, settings) in settings(config).into_iter().enumerate() {
             let id = u16::try_from(place)
                 .ok()
                 .map(AppId)
                 .filter(|id| *id != AppId::PROBE);
             let id = id.ok_or("too many apps")?;
-            let world = table
-                .worlds
-                .entry(id)
-                .or_insert_with(|| World::new(id, people(config, id)));
+            let world = table.worlds.entry(id).or_insert_with(|| World::new(id, config));
             let app = Arc::new(App::new(id, settings, Arc::clone(world), config)?);
             table.insert(app);
         }
@@ -301,7 +303,7 @@ impl Apps {
         let id = id.filter(|id| *id != AppId::PROBE).ok_or("too many apps")?;
         let begun = node.begin.app(id, &folder(config, &settings.id));
         node.memory.add(begun.map_err(|error| format!("{error:#}"))?);
-        table.worlds.insert(id, World::new(id, people(config, id)));
+        table.worlds.insert(id, World::new(id, config));
         table.numbers.insert(settings.id.clone(), id);
         Ok(id)
     }

@@ -13,6 +13,7 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{HostRules, OriginRules, Policy};
 use fanfare_core::channel::{ChannelName, ChannelPattern};
 use fanfare_core::disconnect::Refusal;
+use fanfare_core::moment::Moment;
 use fanfare_core::people::Notice;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
@@ -31,7 +32,7 @@ use tokio::sync::watch;
 
 use crate::apps::{Apps, COUNT_INTERVAL, folders};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, ReplayRule};
 use crate::door::{Listen, Rules};
 use crate::engine::begin::Begin;
 use crate::engine::{Engine, Mailboxes, MemoryEngine};
@@ -112,6 +113,10 @@ pub struct Node {
     /// The same for sessions that have agreed on permessage-deflate.
     pub(crate) deflate_settings: Arc<WebSocketSettings>,
     pub(crate) stream_settings: Arc<StreamSettings>,
+    /// Who of the Pusher door is given what she missed; the first pattern that matches decides.
+    pub(crate) replay_rules: Vec<(ChannelPattern, ReplayRule)>,
+    /// When it began.
+    pub(crate) started: Moment,
     pub(crate) connections_max: usize,
     pub(crate) handshakes_max: usize,
     /// Whether the door's own listener also answers what an operator asks.
@@ -232,6 +237,8 @@ impl Node {
             stream_settings: Arc::new(StreamSettings {
                 heartbeat_interval: config.sessions.ping_interval,
             }),
+            replay_rules: config.replay_rules(),
+            started: clock.now(),
             connections_max,
             handshakes_max,
             admin_inside: development,
@@ -541,6 +548,13 @@ async fn expire_history(node: Arc<Node>) {
             let mut people = world.people.lock();
             people.expire(node.clock.now());
             let notices = people.take_notices();
+            let mut returning = world.returning.lock();
+            returning.expire(node.clock.now());
+            let (_, dropped) = returning.counts();
+            drop(returning);
+            if dropped > 0 {
+                node.metrics.limited_often("replay_sessions_max", dropped as u64);
+            }
             // Under the lock, since what is owed is in its order.
             let _ = settle(&node, &world);
             drop(people);

@@ -65,7 +65,9 @@ pub(crate) async fn run(node: Arc<Node>, source: Source) {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 apply(&node, &config, cause);
             }
-            Err(error) => tracing::error!(%error, cause, "the configuration cannot be used; nothing has changed"),
+            Err(error) => {
+                tracing::error!(%error, cause, "the configuration cannot be used; nothing has changed")
+            }
         }
     }
 }

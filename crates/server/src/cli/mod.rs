@@ -251,10 +251,7 @@ fn read_sources(
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
     // The environment is stronger than a file that stands for it.
-    let mut variables = env_file
-        .map(read_env_file)
-        .transpose()?
-        .unwrap_or_default();
+    let mut variables = env_file.map(read_env_file).transpose()?.unwrap_or_default();
     variables.extend(environment);
     Ok(Sources {
         file,
