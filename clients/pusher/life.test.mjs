@@ -3,7 +3,7 @@
 import test, { after, before } from 'node:test';
 import assert from 'node:assert/strict';
 import { startProxy } from '../browser/harness.mjs';
-import { APP, channelAuth, emitted, listen, openWire, signed, stage, startServer, subscribe } from './harness.mjs';
+import { APP, channelAuth, Ear, emitted, listen, openWire, signed, stage, startServer, subscribe } from './harness.mjs';
 
 const DISABLED = { id: '4712', key: 'disabled-key', secret: 'disabled-secret', enabled: false };
 const SINGLE = { id: '4713', key: 'single-key', secret: 'single-secret', connections_max: 1, activity_timeout: '30s' };
@@ -159,6 +159,44 @@ test('a server that goes closes with 4200, and pusher-js is back at once', async
   assert.deepEqual([actions, [...new Set(errors)]], [['retry'], [4200]]);
   // It is subscribed again by itself.
   await ear.until('pusher:subscription_succeeded');
+});
+
+test('who comes back on a path with a hint of her own hears what she missed', async (t) => {
+  const network = await startProxy(s.server.address);
+  t.after(() => network.stop());
+  const wsPort = Number(network.address.split(':')[1]);
+  const hinted = s.client(t, { wsPort, wsPath: '/resume/0123456789abcdef' });
+  const other = s.client(t, { wsPort });
+  const ears = [];
+  for (const pusher of [hinted, other]) {
+    for (const name of ['missed', 'private-missed']) await subscribe(pusher, name);
+    const ear = new Ear();
+    pusher.bind_global((event, data) => { if (/^(said|end)/.test(event)) ear.hear({ event, data }); });
+    ears.push(ear);
+  }
+  await s.rest().trigger('missed', 'said-1', {});
+  for (const ear of ears) await ear.until('said-1');
+  const back = [hinted, other].map((pusher) => {
+    pusher.ear.rest();
+    return emitted(pusher.connection, 'connected');
+  });
+  network.cut();
+  await s.rest().trigger('missed', 'said-2', {});
+  await s.rest().trigger('private-missed', 'said-3', {});
+  await s.rest().trigger('missed', 'said-4', {});
+  network.mend();
+  await Promise.all(back);
+  for (const pusher of [hinted, other]) {
+    const again = new Set();
+    while (again.size < 2) again.add((await pusher.ear.until('pusher_internal:subscription_succeeded')).channel);
+  }
+  await s.rest().trigger('missed', 'end', {});
+  for (const ear of ears) await ear.until('end');
+  // What was on its way when the network broke may come twice; nothing else does, and each channel has its order.
+  const missed = ears[0].heard.map(({ event }) => event).filter((event, at, all) => event !== 'said-1' || all.indexOf(event) === at);
+  assert.deepEqual([...missed].sort(), ['end', 'said-1', 'said-2', 'said-3', 'said-4']);
+  assert.deepEqual(missed.filter((event) => event !== 'said-3'), ['said-1', 'said-2', 'said-4', 'end']);
+  assert.deepEqual(ears[1].heard.map(({ event }) => event), ['said-1', 'end']);
 });
 
 // Nonsense
