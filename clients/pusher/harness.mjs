@@ -161,13 +161,15 @@ export async function startServer({ apps = [APP], settings = '', env = {}, addre
   const file = join(folder, 'fanfare.toml');
   const tables = apps.map((app) => ['[[apps]]', ...Object.entries(app).map(([key, value]) => `${key} = ${toml(value)}`)]);
   writeFileSync(file, `${settings}\n${tables.flat().join('\n')}\n`);
-  try {
-    const server = await start(program, ['--listen', address, '--config', file], env, /^listening on http:\/\/(.*)$/);
-    const [host, port] = server.address.split(':');
-    return { ...server, host, port: Number(port), url: `http://${server.address}` };
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  // The server looks at its file as long as it runs.
+  const tidy = () => rmSync(folder, { recursive: true, force: true });
+  const server = await start(program, ['--listen', address, '--config', file], env, /^listening on http:\/\/(.*)$/).catch((error) => {
+    tidy();
+    throw error;
+  });
+  const [host, port] = server.address.split(':');
+  const stop = () => server.stop().finally(tidy);
+  return { ...server, stop, host, port: Number(port), url: `http://${server.address}` };
 }
 
 /** A listening HTTP server of a test. `answer(request, body)` gives `{ status, type, body }`. */
