@@ -2,7 +2,9 @@
 
 import test from 'node:test';
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
+import { execFile } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { freePort, launchBrowser, openPage, repository, start, startFanfare } from './harness.mjs';
 
 const APP = { PUSHER_APP_ID: '4711', PUSHER_APP_KEY: 'demo-key-7f3a', PUSHER_APP_SECRET: 'demo-secret-b91c' };
@@ -87,4 +89,11 @@ test('a lobby in plain PHP: who is here, what is said, and what is said to one',
   await one.close();
   await shows(two, '#members', 'Ben');
   assert.deepEqual(two.lines.filter((line) => /error/i.test(line)), []);
+});
+
+test('the PHP files of the example for Laravel can be read', async () => {
+  const folder = `${repository}/examples/laravel`;
+  const files = readdirSync(folder, { recursive: true }).filter((name) => name.endsWith('.php'));
+  assert.ok(files.length >= 7, files.join(' '));
+  for (const file of files) await promisify(execFile)('php', ['-l', `${folder}/${file}`]);
 });
