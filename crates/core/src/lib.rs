@@ -49,6 +49,7 @@ pub mod people;
 pub mod position;
 pub mod publication;
 pub mod rate;
+pub mod returning;
 pub mod session;
 pub mod session_id;
 pub mod stream;

@@ -20,8 +20,13 @@ use slab::Slab;
 /// The answer to the one key that this load generator sends (RFC 6455 section 1.3).
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+/// What a subscriber of the Pusher protocol waits for, whatever it asks: it hears everything here.
+const SUBSCRIBED: &str = r#"{"event":"pusher_internal:subscription_succeeded","channel":"all","data":"{}"}"#;
 const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n:\n\n";
 const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+/// Where subscribers of the Pusher protocol are.
+const PUSHER: &str = "pusher";
 
 #[derive(Default)]
 struct Channel {
@@ -72,9 +77,16 @@ pub fn fan_out(listener: TcpListener) -> Result<()> {
             }
             while let Some(request) = request(got) {
                 got.drain(..request.len);
-                let channel = channels.entry(request.path).or_default();
+                let is_pusher = request.path.starts_with("/app/");
+                let path = if is_pusher { PUSHER.to_owned() } else { request.path };
+                let channel = channels.entry(path).or_default();
                 if let Some(body) = request.body {
                     channel.send(&body);
+                    if let Some(pusher) = channels.get_mut(PUSHER) {
+                        let data = String::from_utf8_lossy(&body);
+                        let event = format!(r#"{{"event":"message","channel":"all","data":"{data}"}}"#);
+                        pusher.send(event.as_bytes());
+                    }
                     send(socket, DONE);
                     continue;
                 }
@@ -82,6 +94,9 @@ pub fn fan_out(listener: TcpListener) -> Result<()> {
                 epoll::delete(&set, &socket)?;
                 if request.websocket {
                     send(&mut socket, SWITCHING);
+                    if is_pusher {
+                        send(&mut socket, &text(SUBSCRIBED.as_bytes()));
+                    }
                     channel.websockets.push(socket);
                 } else {
                     send(&mut socket, STREAM);
@@ -95,23 +110,29 @@ pub fn fan_out(listener: TcpListener) -> Result<()> {
 
 impl Channel {
     fn send(&mut self, body: &[u8]) {
-        let mut frame = vec![0x81];
-        match u16::try_from(body.len()) {
-            Ok(len) if len < 126 => frame.push(len as u8),
-            Ok(len) => {
-                frame.push(126);
-                frame.extend(len.to_be_bytes());
-            }
-            Err(_) => {
-                frame.push(127);
-                frame.extend((body.len() as u64).to_be_bytes());
-            }
-        }
-        frame.extend_from_slice(body);
+        let frame = text(body);
         let event = [b"data: ", body, b"\n\n"].concat();
         self.websockets.retain_mut(|socket| send(socket, &frame));
         self.streams.retain_mut(|socket| send(socket, &event));
     }
+}
+
+/// A server's text frame.
+fn text(body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x81];
+    match u16::try_from(body.len()) {
+        Ok(len) if len < 126 => frame.push(len as u8),
+        Ok(len) => {
+            frame.push(126);
+            frame.extend(len.to_be_bytes());
+        }
+        Err(_) => {
+            frame.push(127);
+            frame.extend((body.len() as u64).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(body);
+    frame
 }
 
 /// One `send`, and again only where the kernel took less. Whether the socket lives.

@@ -128,6 +128,9 @@ pub struct Group {
     /// Publish over a `WebSocket` instead of POST; needs a channel on which clients may talk.
     #[serde(default)]
     pub publish_by_websocket: bool,
+    /// Publish by signed triggers of the Pusher protocol instead of POST.
+    #[serde(default)]
+    pub publish_by_trigger: bool,
 }
 
 fn one() -> usize {
@@ -169,6 +172,7 @@ impl Default for Group {
             apart: false,
             is_refused: false,
             publish_by_websocket: false,
+            publish_by_trigger: false,
         }
     }
 }

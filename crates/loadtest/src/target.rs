@@ -4,8 +4,11 @@
 //! sent, and only stamps are looked for in what comes back.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use aws_lc_rs::hmac;
+use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 
 /// How subscribers are connected.
@@ -18,6 +21,8 @@ pub enum Transport {
     WebSocket,
     /// Server-sent events over HTTP/1.1.
     EventStream,
+    /// The Pusher protocol over WebSocket, with one subscription.
+    Pusher,
 }
 
 /// How a server wants to be addressed. `{channel}` stands for the channel's name.
@@ -31,6 +36,10 @@ pub struct Target {
     pub websocket_path: String,
     /// Path and query of an event stream.
     pub stream_path: String,
+    /// Path and query of a connection of the Pusher protocol.
+    pub pusher_path: String,
+    /// Who signs publications in the manner of Pusher.
+    pub signatory: Signatory,
     /// Path and query of a POST that publishes its body.
     pub publish_path: String,
     /// Sent as `Authorization: Bearer` by publishers.
@@ -52,6 +61,8 @@ impl Target {
             authority: authority.to_owned(),
             websocket_path: "/ch/{channel}".to_owned(),
             stream_path: "/ch/{channel}".to_owned(),
+            pusher_path: "/app/app-key?protocol=7&client=js&version=8.4.0&flash=false".to_owned(),
+            signatory: Signatory::default(),
             publish_path: "/ch/{channel}".to_owned(),
             key: None,
         })
@@ -61,16 +72,40 @@ impl Target {
     pub(crate) fn subscribe_request(&self, transport: Transport, channel: &str) -> Vec<u8> {
         let authority = &self.authority;
         match transport {
-            Transport::WebSocket => format!(
+            Transport::WebSocket | Transport::Pusher => format!(
                 "GET {} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                fill(&self.websocket_path, channel)
+                if transport == Transport::Pusher {
+                    self.pusher_path.clone()
+                } else {
+                    fill(&self.websocket_path, channel)
+                }
             ),
             Transport::EventStream => format!(
                 "GET {} HTTP/1.1\r\nHost: {authority}\r\nAccept: text/event-stream\r\n\r\n",
                 fill(&self.stream_path, channel)
             ),
         }
+        .into_bytes()
+    }
+
+    /// A trigger of the Pusher protocol with `message` as its data, signed as libraries do.
+    pub(crate) fn trigger_request(&self, channel: &str, message: &[u8]) -> Vec<u8> {
+        let data = String::from_utf8_lossy(message);
+        let body = format!("{{\"name\":\"load\",\"channels\":[\"{channel}\"],\"data\":\"{data}\"}}");
+        let Signatory { id, key, secret } = &self.signatory;
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let md5 = hex(&Md5::digest(body.as_bytes()));
+        let query = format!("auth_key={key}&auth_timestamp={time}&auth_version=1.0&body_md5={md5}");
+        let signed = format!("POST\n/apps/{id}/events\n{query}");
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let signature = hex(hmac::sign(&secret, signed.as_bytes()).as_ref());
+        format!(
+            "POST /apps/{id}/events?{query}&auth_signature={signature} HTTP/1.1\r\nHost: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.authority,
+            body.len()
+        )
         .into_bytes()
     }
 
@@ -90,6 +125,34 @@ impl Target {
         request.extend_from_slice(body);
         request
     }
+}
+
+/// An app's credentials.
+#[derive(Clone, Debug)]
+pub struct Signatory {
+    /// Its id.
+    pub id: String,
+    /// Its key.
+    pub key: String,
+    /// Its secret.
+    pub secret: String,
+}
+
+/// Those of a server that nobody has configured.
+impl Default for Signatory {
+    fn default() -> Self {
+        let [id, key, secret] = ["1", "app-key", "app-secret"].map(str::to_owned);
+        Self { id, key, secret }
+    }
+}
+
+/// What a client of the Pusher protocol says to listen to a public channel.
+pub(crate) fn pusher_subscribe(channel: &str) -> String {
+    format!("{{\"event\":\"pusher:subscribe\",\"data\":{{\"auth\":\"\",\"channel\":\"{channel}\"}}}}")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn fill(path: &str, channel: &str) -> String {

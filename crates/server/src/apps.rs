@@ -22,9 +22,10 @@ use fanfare_core::auth::OriginRules;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::moment::Moment;
-use fanfare_core::people::People;
+use fanfare_core::people::{People, REPORTS_MAX};
 use fanfare_core::publication::{DataKind, Draft, EventName};
 use fanfare_core::rate::Bucket;
+use fanfare_core::returning::Returning;
 use fanfare_core::session::{PusherSettings, SpeakRates};
 use fanfare_core::wire::pusher;
 use fanfare_core::wire::pusher::rest::TriggerLimits;
@@ -64,6 +65,8 @@ pub(crate) struct World {
     /// Publications that tell of members who have gone and could not be published yet, oldest first. As
     /// long as there is one, what comes later goes behind it.
     pub(crate) owed: Mutex<VecDeque<Draft>>,
+    /// Sessions that were cut, and those that could be gone on for.
+    pub(crate) returning: Mutex<Returning<Place>>,
     /// Channels whose number of listeners is another one than their listeners were told.
     counted: Mutex<HashSet<ChannelName>>,
     /// Open sessions of the Pusher door.
@@ -91,10 +94,12 @@ impl Drop for Seat {
 }
 
 impl World {
-    pub(crate) fn new(id: AppId, people: People<Place>) -> Arc<Self> {
+    fn new(id: AppId, config: &Config) -> Arc<Self> {
+        let (age, max) = (config.pusher.replay_age, config.pusher.replay_sessions_max);
         Arc::new(Self {
             id,
-            people: Mutex::new(people),
+            people: Mutex::new(people(config, id)),
+            returning: Mutex::new(Returning::new(age, max)),
             owed: Mutex::default(),
             counted: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -205,42 +210,102 @@ pub(crate) struct Apps {
     pub(crate) default: Arc<World>,
 }
 
+/// What a reload has come to.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    pub(crate) added: usize,
+    pub(crate) changed: usize,
+    /// Apps whose sessions must go, and why.
+    pub(crate) closed: Vec<(AppId, Refusal)>,
+}
+
 #[derive(Debug, Default)]
 struct Table {
     by_id: HashMap<String, Arc<App>>,
     by_key: HashMap<String, Arc<App>>,
     by_number: HashMap<AppId, Arc<App>>,
     worlds: HashMap<AppId, Arc<World>>,
+    /// Numbers of all apps that there ever were, by their ids.
+    numbers: HashMap<String, AppId>,
 }
 
 impl Apps {
-    /// The apps of a configuration, and the worlds of the node; `people` makes the people of each.
-    pub(crate) fn new(config: &Config, people: impl Fn(AppId) -> People<Place>) -> Result<Self, String> {
+    /// The apps of a configuration, and the worlds of the node.
+    pub(crate) fn new(config: &Config) -> Result<Self, String> {
         let mut table = Table::default();
-        let default = World::new(AppId::DEFAULT, people(AppId::DEFAULT));
+        let default = World::new(AppId::DEFAULT, config);
         table.worlds.insert(AppId::DEFAULT, Arc::clone(&default));
         table
             .worlds
-            .insert(AppId::PROBE, World::new(AppId::PROBE, people(AppId::PROBE)));
+            .insert(AppId::PROBE, World::new(AppId::PROBE, config));
         for (place, settings) in settings(config).into_iter().enumerate() {
             let id = u16::try_from(place)
                 .ok()
                 .map(AppId)
                 .filter(|id| *id != AppId::PROBE);
             let id = id.ok_or("too many apps")?;
-            let world = table
-                .worlds
-                .entry(id)
-                .or_insert_with(|| World::new(id, people(id)));
+            let world = table.worlds.entry(id).or_insert_with(|| World::new(id, config));
             let app = Arc::new(App::new(id, settings, Arc::clone(world), config)?);
-            table.by_id.insert(app.settings.id.clone(), Arc::clone(&app));
-            table.by_key.insert(app.settings.key.clone(), Arc::clone(&app));
-            table.by_number.insert(id, app);
+            table.insert(app);
         }
         Ok(Self {
             table: RwLock::new(table),
             default,
         })
+    }
+
+    /// Puts the apps of another configuration in the place of those before: all of them or, if they cannot
+    /// be used, none.
+    pub(crate) fn replace(&self, node: &Node, config: &Config) -> Result<Changes, String> {
+        let mut table = self.table.write();
+        let mut changes = Changes::default();
+        let mut apps = Vec::new();
+        for settings in settings(config) {
+            let known = table.numbers.get(&settings.id).copied();
+            let id = match known {
+                Some(id) => id,
+                None => self.begin(&mut table, node, config, &settings)?,
+            };
+            let world = table.worlds.get(&id).cloned().ok_or("an app has no world")?;
+            match table.by_number.get(&id) {
+                Some(before) if before.settings == settings => {}
+                Some(before) => {
+                    changes.changed += 1;
+                    if before.settings.enabled && !settings.enabled {
+                        changes.closed.push((id, Refusal::AppDisabled));
+                    }
+                }
+                None => changes.added += 1,
+            }
+            apps.push(Arc::new(App::new(id, settings, world, config)?));
+        }
+        let gone = table
+            .by_number
+            .keys()
+            .filter(|id| !apps.iter().any(|app| app.id == **id));
+        changes.closed.extend(gone.map(|id| (*id, Refusal::NoApp)));
+        table.by_id.clear();
+        table.by_key.clear();
+        table.by_number.clear();
+        apps.into_iter().for_each(|app| table.insert(app));
+        Ok(changes)
+    }
+
+    /// A number and a world for an app that there never was before.
+    fn begin(
+        &self,
+        table: &mut Table,
+        node: &Node,
+        config: &Config,
+        settings: &AppSettings,
+    ) -> Result<AppId, String> {
+        let id = u16::try_from(table.numbers.len()).ok().map(AppId);
+        let id = id.filter(|id| *id != AppId::PROBE).ok_or("too many apps")?;
+        let begun = node.begin.app(id, &folder(config, &settings.id));
+        node.memory.add(begun.map_err(|error| format!("{error:#}"))?);
+        table.worlds.insert(id, World::new(id, config));
+        table.numbers.insert(settings.id.clone(), id);
+        Ok(id)
     }
 
     /// The app with this key.
@@ -285,13 +350,34 @@ pub(crate) fn folders(config: &Config) -> Vec<(AppId, PathBuf)> {
     let further = settings(config).into_iter().enumerate().skip(1);
     folders.extend(further.filter_map(|(place, settings)| {
         let id = AppId(u16::try_from(place).ok()?);
-        // By the app's own name, since its place in the configuration may change.
-        let name = settings
-            .id
-            .bytes()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
-        Some((id, config.data_dir.join("apps").join(name)))
+        Some((id, folder(config, &settings.id)))
     }));
     folders
+}
+
+/// The folder of an app that is not the first: by its own name, since its place in the configuration may
+/// change.
+fn folder(config: &Config, id: &str) -> PathBuf {
+    let name = id.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    config.data_dir.join("apps").join(name)
+}
+
+/// The people of an app, of whom nobody is there yet. Only those of the app that all doors share are
+/// reported to the back end's hook.
+fn people(config: &Config, id: AppId) -> People<Place> {
+    let is_reported = id == AppId::DEFAULT && config.hooks.on_presence.is_some();
+    People::new(
+        config.sessions.user_grace,
+        config.limits.connections_per_user,
+        if is_reported { REPORTS_MAX } else { 0 },
+    )
+}
+
+impl Table {
+    fn insert(&mut self, app: Arc<App>) {
+        self.numbers.insert(app.settings.id.clone(), app.id);
+        self.by_id.insert(app.settings.id.clone(), Arc::clone(&app));
+        self.by_key.insert(app.settings.key.clone(), Arc::clone(&app));
+        self.by_number.insert(app.id, app);
+    }
 }

@@ -29,7 +29,7 @@ mod apps;
 mod layers;
 mod print;
 
-pub use apps::{AppSettings, ClientEvents, Profile, PusherSection};
+pub use apps::{AppSettings, ClientEvents, Profile, PusherSection, ReplayRule};
 #[cfg(test)]
 use layers::keys;
 pub use layers::{Sources, load};
@@ -243,6 +243,9 @@ pub struct ChannelRule {
     /// Bytes kept, instead of `history.bytes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history_bytes: Option<usize>,
+    /// Who of the Pusher door is given what she missed when she comes back: `off`, `hint` or `user`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayRule>,
     /// What happens to a reader who is too slow: `close`, `newest` or `drop_oldest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_consumer: Option<SlowConsumer>,
@@ -537,6 +540,12 @@ impl Config {
         let rules: Vec<_> = self.channels.rules.iter().filter_map(rule).collect();
         let is_plain = rules.iter().all(|(_, slow)| *slow == SlowConsumer::Close);
         if is_plain { Vec::new() } else { rules }
+    }
+
+    /// Who is given what she missed on which channels. The patterns have been checked.
+    pub fn replay_rules(&self) -> Vec<(ChannelPattern, ReplayRule)> {
+        let rule = |rule: &ChannelRule| Some((ChannelPattern::new(&rule.channels).ok()?, rule.replay?));
+        self.channels.rules.iter().filter_map(rule).collect()
     }
 
     /// Finds contradictions; returns warnings.

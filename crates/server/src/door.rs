@@ -44,6 +44,7 @@ pub(crate) struct Asked<'a> {
     /// `Sec-Fetch-Site`: what a browser says of the page that asks, and no page can change.
     pub(crate) fetch_site: Option<&'a [u8]>,
     pub(crate) accept: Option<&'a [u8]>,
+    pub(crate) user_agent: Option<&'a [u8]>,
     pub(crate) last_event_id: Option<&'a str>,
     /// All `Sec-WebSocket-Extensions` fields.
     pub(crate) extensions: SmallVec<[&'a [u8]; 1]>,

@@ -28,6 +28,7 @@ pub mod node;
 mod outgoing;
 pub mod publish;
 mod random;
+mod reload;
 pub mod shard;
 mod tls;
 mod tokens;

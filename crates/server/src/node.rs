@@ -13,12 +13,12 @@ use fanfare_core::app::AppId;
 use fanfare_core::auth::{HostRules, OriginRules, Policy};
 use fanfare_core::channel::{ChannelName, ChannelPattern};
 use fanfare_core::disconnect::Refusal;
-use fanfare_core::people::{Notice, People, REPORTS_MAX};
+use fanfare_core::moment::Moment;
+use fanfare_core::people::Notice;
 use fanfare_core::position::Epoch;
 use fanfare_core::publication::WireForm;
 use fanfare_core::session::{SpeakRates, StreamSettings, WebSocketSettings};
-use fanfare_core::stream::app::{AppStreams, Shared};
-use fanfare_core::stream::{HistoryRules, Resume};
+use fanfare_core::stream::Resume;
 use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::HeadLimits;
 use fanfare_core::wire::websocket::DecodeLimits;
@@ -30,12 +30,12 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::apps::{Apps, COUNT_INTERVAL};
+use crate::apps::{Apps, COUNT_INTERVAL, folders};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::disk::{FILE_BYTES, Folder, Wanted};
+use crate::config::{Config, ReplayRule};
 use crate::door::{Listen, Rules};
-use crate::engine::{App, Engine, Mailboxes, MemoryEngine, Once};
+use crate::engine::begin::Begin;
+use crate::engine::{Engine, Mailboxes, MemoryEngine};
 use crate::gate::Gate;
 use crate::hooks::{self, Hooks};
 use crate::listen::{self, Listening};
@@ -44,6 +44,7 @@ use crate::metrics::Metrics;
 use crate::outgoing;
 use crate::publish::Publisher;
 use crate::random::random;
+use crate::reload;
 use crate::shard::command::Commands;
 use crate::shard::mailbox::Mailbox;
 use crate::shard::{Key, Listener, Shard, What, settle};
@@ -87,6 +88,9 @@ pub struct Node {
     /// Everything that is published passes here.
     pub publisher: Publisher,
     pub(crate) engine: Arc<dyn Engine>,
+    /// The same, as long as apps come to it while it runs.
+    pub(crate) memory: Arc<MemoryEngine>,
+    pub(crate) begin: Begin,
     pub(crate) clock: Clock,
     /// Whose channels there are, and who is there.
     pub(crate) apps: Apps,
@@ -109,6 +113,10 @@ pub struct Node {
     /// The same for sessions that have agreed on permessage-deflate.
     pub(crate) deflate_settings: Arc<WebSocketSettings>,
     pub(crate) stream_settings: Arc<StreamSettings>,
+    /// Who of the Pusher door is given what she missed; the first pattern that matches decides.
+    pub(crate) replay_rules: Vec<(ChannelPattern, ReplayRule)>,
+    /// When it began.
+    pub(crate) started: Moment,
     pub(crate) connections_max: usize,
     pub(crate) handshakes_max: usize,
     /// Whether the door's own listener also answers what an operator asks.
@@ -135,7 +143,9 @@ impl Node {
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
         let clock = Clock::start();
-        let engine: Arc<dyn Engine> = Arc::new(engine(&config, epoch, &mailboxes, clock)?);
+        let begin = Begin::new(&config, epoch, shards, clock)?;
+        let memory = Arc::new(begin.engine(folders(&config), &mailboxes)?);
+        let engine: Arc<dyn Engine> = Arc::clone(&memory) as _;
         let metrics = Arc::new(Metrics::new(shards));
         let connections_max = match limits.connections_max {
             0 => open_files_max()
@@ -196,16 +206,7 @@ impl Node {
             limits,
         );
         let tokens = Tokens::new(&config)?;
-        let reports_max = config.hooks.on_presence.as_ref().map_or(0, |_| REPORTS_MAX);
-        let people = |id| {
-            let reports_max = if id == AppId::DEFAULT { reports_max } else { 0 };
-            People::new(
-                config.sessions.user_grace,
-                limits.connections_per_user,
-                reports_max,
-            )
-        };
-        let apps = Apps::new(&config, people).map_err(anyhow::Error::msg)?;
+        let apps = Apps::new(&config).map_err(anyhow::Error::msg)?;
         let secret = random().context("the operating system gives no random numbers")?;
         Ok(Arc::new(Self {
             publisher: Publisher::new(
@@ -218,6 +219,8 @@ impl Node {
             apps,
             commands: (0..shards).map(|_| Commands::default()).collect(),
             engine,
+            memory,
+            begin,
             mailboxes,
             metrics,
             log: LogGate::new(),
@@ -234,6 +237,8 @@ impl Node {
             stream_settings: Arc::new(StreamSettings {
                 heartbeat_interval: config.sessions.ping_interval,
             }),
+            replay_rules: config.replay_rules(),
+            started: clock.now(),
             connections_max,
             handshakes_max,
             admin_inside: development,
@@ -374,45 +379,6 @@ impl Node {
     }
 }
 
-/// The engine that the configuration names, with what an earlier life of the node has left.
-fn engine(config: &Config, epoch: Epoch, mailboxes: &Mailboxes, clock: Clock) -> Result<MemoryEngine> {
-    let limits = &config.limits;
-    let shared = Shared::new(limits.channels_max, config.history.bytes_max, limits.versions_max);
-    let shared = Arc::new(shared);
-    let once = Once {
-        age: limits.idempotency_age,
-        keys_max: limits.idempotency_keys_max,
-    };
-    let rules = config.history_rules()?;
-    let begin = |rules| AppStreams::new(epoch, mailboxes.len(), rules, Arc::clone(&shared));
-    let mut apps = Vec::new();
-    for (app, folder) in crate::apps::folders(config) {
-        if config.engine != "disk" {
-            apps.push(App::new(app, begin(rules.clone()), once, None));
-            continue;
-        }
-        let opened = Folder::take(&folder)?.open(Wanted {
-            app,
-            epoch,
-            rules: rules.clone(),
-            shards: mailboxes.len(),
-            shared: Arc::clone(&shared),
-            sync: config.disk.sync,
-            now: clock.now(),
-            file_bytes: FILE_BYTES,
-        })?;
-        apps.push(App::new(
-            app,
-            opened.streams,
-            once,
-            Some(Box::new(opened.journal)),
-        ));
-    }
-    // The probe's own order begins anew with each life.
-    apps.push(App::new(AppId::PROBE, begin(HistoryRules::nothing()), once, None));
-    Ok(MemoryEngine::of(apps, Arc::clone(mailboxes), shared))
-}
-
 /// Does what the engine has to do on the side, until it is told to stop.
 fn tend(node: &Node, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
@@ -439,7 +405,7 @@ fn open_files_max() -> usize {
 }
 
 /// Runs a node until it is told to stop. Blocks.
-pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
+pub(crate) fn serve(config: Config, tls: Option<Acceptor>, source: reload::Source) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -480,6 +446,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
         .context("cannot catch signals")?;
     let probing = runtime.spawn(crate::health::probe(Arc::clone(&node), ports.clone()));
     let expiring = runtime.spawn(expire_history(Arc::clone(&node)));
+    let reloading = runtime.spawn(reload::run(Arc::clone(&node), source));
     let stop_tending = Arc::new(AtomicBool::new(false));
     let mut tending = None;
     if node.engine.journal_counts().is_some() {
@@ -527,6 +494,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>) -> Result<()> {
     runtime.block_on(hooks::presence::finish(&node));
     probing.abort();
     expiring.abort();
+    reloading.abort();
     stop_tending.store(true, Ordering::Release);
     if let Some(tending) = tending {
         tending.thread().unpark();
@@ -580,6 +548,13 @@ async fn expire_history(node: Arc<Node>) {
             let mut people = world.people.lock();
             people.expire(node.clock.now());
             let notices = people.take_notices();
+            let mut returning = world.returning.lock();
+            returning.expire(node.clock.now());
+            let (_, dropped) = returning.counts();
+            drop(returning);
+            if dropped > 0 {
+                node.metrics.limited_often("replay_sessions_max", dropped as u64);
+            }
             // Under the lock, since what is owed is in its order.
             let _ = settle(&node, &world);
             drop(people);

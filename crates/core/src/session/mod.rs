@@ -38,7 +38,6 @@ use crate::disconnect::Disconnect;
 use crate::moment::Moment;
 use crate::publication::DataKind;
 use crate::wire::pusher::frame::ClientFrame;
-use crate::wire::websocket;
 
 mod event_stream;
 mod long_poll;
@@ -161,10 +160,14 @@ impl Session {
         }
     }
 
-    /// Bytes after which the peer says by itself that it has everything before them
-    /// ([`Action::Received`]).
-    pub fn ask_receipt(number: u64) -> Bytes {
-        websocket::ping(&number.to_be_bytes())
+    /// Bytes after which the peer says by itself that it has everything before them, with a number
+    /// that comes back in [`Action::Received`]. `None` as long as the answer before is missing, and of
+    /// sessions that know no such thing.
+    pub fn ask_receipt(&mut self) -> Option<(u64, Bytes)> {
+        match self {
+            Self::Pusher(session) => session.ask_receipt(),
+            Self::PlainWebSocket(_) | Self::EventStream(_) | Self::LongPoll(_) => None,
+        }
     }
 
     /// The time given by [`Self::poll_timeout`] has come.

@@ -71,6 +71,9 @@ pub struct Pusher {
     excess: Excess,
     pings: Bucket,
     control_frames: Bucket,
+    /// The last receipt that was asked for, and whether it is still to come.
+    receipt: u64,
+    is_asked: bool,
     is_over: bool,
 }
 
@@ -89,6 +92,8 @@ impl Pusher {
             excess: Excess::default(),
             pings: Bucket::default(),
             control_frames: Bucket::default(),
+            receipt: 0,
+            is_asked: false,
             is_over: false,
         }
     }
@@ -120,6 +125,10 @@ impl Pusher {
                         break;
                     }
                 }
+                Ok(Some(Event::Pong(data))) if self.is_receipt(&data) => {
+                    self.is_asked = false;
+                    actions.push(Action::Received(self.receipt));
+                }
                 Ok(Some(Event::Ping(_) | Event::Pong(_))) if !self.may_control(now) => {
                     pongs.send(actions);
                     let limit = "control_frames_per_connection";
@@ -130,11 +139,7 @@ impl Pusher {
                     Ok(()) => pongs.add(&data),
                     Err(_) => actions.push(Action::Limited("pings_per_connection")),
                 },
-                Ok(Some(Event::Pong(data))) => {
-                    if let Ok(number) = data.as_ref().try_into() {
-                        actions.push(Action::Received(u64::from_be_bytes(number)));
-                    }
-                }
+                Ok(Some(Event::Pong(_))) => {}
                 Ok(Some(Event::Close(close))) => {
                     pongs.send(actions);
                     self.close(Disconnect::ByPeer(close.map(|(code, _)| code)), actions);
@@ -159,6 +164,20 @@ impl Pusher {
             self.unfinished_since = now;
         }
         input.len()
+    }
+
+    fn is_receipt(&self, data: &[u8]) -> bool {
+        self.is_asked && data == self.receipt.to_be_bytes()
+    }
+
+    /// Bytes after which the peer says by itself that it has everything before them, with a number
+    /// that comes back in [`Action::Received`]. `None` as long as the answer before is missing.
+    pub(super) fn ask_receipt(&mut self) -> Option<(u64, Bytes)> {
+        if self.is_over || std::mem::replace(&mut self.is_asked, true) {
+            return None;
+        }
+        self.receipt = self.receipt.wrapping_add(1);
+        Some((self.receipt, websocket::ping(&self.receipt.to_be_bytes())))
     }
 
     fn may_control(&mut self, now: Moment) -> bool {

@@ -1,11 +1,10 @@
 //! Conversations: `C` the peer sends (see [`client`]), `S` the server must send, `F` somebody else must
-//! see to what the peer wants, `R` all before that number has arrived, `+` seconds pass, `L` a limit held
+//! see to what the peer wants, `?` a receipt is asked for, `R` all before that number has arrived, `+` seconds pass, `L` a limit held
 //! something back, `A` the peer has shown who it is, `X` the session ends with this label and these
 //! last words.
 
 use super::*;
 use crate::rate::Rate;
-use crate::session::Session;
 use crate::session::speech::client;
 
 fn settings() -> PusherSettings {
@@ -105,6 +104,11 @@ fn check_with(settings: PusherSettings, conversation: &str) {
                 }
             }
             ("A", _) => line.session.on_authorized(),
+            ("?", _) => {
+                let asked = line.session.ask_receipt();
+                let asked = asked.map(|(number, ping)| format!("{number} {:02x?}", &ping[..]));
+                line.said.push(asked.unwrap_or("not now".to_owned()));
+            }
             ("D", _) => {
                 line.drive(|session, _, actions| {
                     session.close(Disconnect::Draining, actions);
@@ -158,8 +162,6 @@ fn pings_of_both_kinds_are_answered() {
         C ping x
         S pong x
         C pong hello
-        C raw 8a 88 00 00 00 00 00 00 00 00 00 00 00 07
-        R 7
         "#,
     );
 }
@@ -254,7 +256,40 @@ fn a_server_that_goes_away_says_come_back() {
 }
 
 #[test]
-fn the_receipt_comes_back_as_it_went() {
-    let ping = Session::ask_receipt(7);
-    assert_eq!(&ping[..], [0x89, 8, 0, 0, 0, 0, 0, 0, 0, 7]);
+fn one_receipt_at_a_time_is_asked_for() {
+    check(
+        r#"
+        ?
+        1 [89, 08, 00, 00, 00, 00, 00, 00, 00, 01]
+        ?
+        not now
+        C raw 8a 88 00 00 00 00 00 00 00 00 00 00 00 02
+        C pong
+        ?
+        not now
+        C raw 8a 88 00 00 00 00 00 00 00 00 00 00 00 01
+        R 1
+        C raw 8a 88 00 00 00 00 00 00 00 00 00 00 00 01
+        ?
+        2 [89, 08, 00, 00, 00, 00, 00, 00, 00, 02]
+        "#,
+    );
+}
+
+#[test]
+fn receipts_do_not_count_as_a_flood() {
+    let now = Moment::after_start(Duration::from_secs(1_000));
+    let mut session = Pusher::new(Arc::new(settings()), now);
+    let mut actions = Vec::new();
+    for _ in 0..2_000 {
+        let (_, ping) = session.ask_receipt().unwrap();
+        let mut pong = client(&format!("raw 8a 88 00 00 00 00 {}", hex(&ping[2..])));
+        session.on_bytes(now, &mut pong, &mut actions);
+    }
+    assert!(actions.iter().all(|action| matches!(action, Action::Received(_))));
+    assert_eq!(actions.len(), 2_000);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,7 +11,7 @@ use super::{
     Conduct, Drive, GroupState, NO_CODE, PUBLISHER, Publisher, SCRATCH_BYTES, SLOW_TICK, Subscriber, nanos_of,
 };
 use crate::stamp::Stamp;
-use crate::target::Transport;
+use crate::target::{self, Transport};
 use crate::wire::{self, Dechunker, Frame};
 
 impl Drive<'_> {
@@ -62,14 +62,14 @@ impl Drive<'_> {
         let mut joined = std::mem::take(&mut subscriber.partial);
         let mut input = bytes;
         let behind_head;
-        if !subscriber.open {
+        if !subscriber.answered {
             joined.extend_from_slice(bytes);
             let Some(head) = wire::answer_head(&joined) else {
                 subscriber.partial = joined;
                 return;
             };
-            self.handshakes -= 1;
             if head.status != 101 && head.status != 200 {
+                self.handshakes -= 1;
                 *self.refused.entry(head.status).or_default() += 1;
                 self.drop_subscriber(key);
                 return;
@@ -77,7 +77,12 @@ impl Drive<'_> {
             behind_head = joined.split_off(head.len);
             joined.clear();
             input = &behind_head;
-            self.enter(key, head.chunked);
+            self.subscribers[key].answered = true;
+            if self.is_pusher(key) {
+                self.subscribe(key);
+            } else {
+                self.enter(key, head.chunked);
+            }
         }
         if let Some(dechunker) = &mut self.subscribers[key].dechunker {
             dechunker.take(input, &mut joined);
@@ -102,8 +107,22 @@ impl Drive<'_> {
         }
     }
 
-    /// A subscriber's handshake is answered well.
+    fn is_pusher(&self, key: usize) -> bool {
+        self.scenario.group[self.subscribers[key].group].transport == Transport::Pusher
+    }
+
+    /// Says what it wants to listen to, where the path does not.
+    fn subscribe(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        let channel = self.scenario.group[subscriber.group].channel(subscriber.channel);
+        let frame = wire::text(target::pusher_subscribe(&channel).as_bytes());
+        // A few bytes on a fresh connection: there is room.
+        let _ = subscriber.socket.write(&frame);
+    }
+
+    /// A subscriber's handshake is answered well, and it listens.
     pub(super) fn enter(&mut self, key: usize, chunked: bool) {
+        self.handshakes -= 1;
         let subscriber = &mut self.subscribers[key];
         subscriber.open = true;
         subscriber.dechunker = chunked.then(Dechunker::default);
@@ -122,7 +141,7 @@ impl Drive<'_> {
     pub(super) fn parse(&mut self, key: usize, input: &[u8]) -> usize {
         let now = self.nanos();
         let subscriber = &mut self.subscribers[key];
-        let websocket = self.scenario.group[subscriber.group].transport == Transport::WebSocket;
+        let websocket = self.scenario.group[subscriber.group].transport != Transport::EventStream;
         let mut hearing = Hearing {
             groups: &mut self.groups,
             publishers: &mut self.publishers,
@@ -135,11 +154,16 @@ impl Drive<'_> {
             now,
         };
         let mut settled = Vec::new();
+        let mut enters = false;
         let used = if websocket {
             let mut at = 0;
             while let Some((frame, len)) = wire::frame(input.get(at..).unwrap_or_default()) {
                 at += len;
                 match frame {
+                    // Only of the Pusher protocol: the others listen from their answer on.
+                    Frame::Data(message) if !subscriber.open && !enters => {
+                        enters = memchr::memmem::find(message, b"subscription_succeeded").is_some();
+                    }
                     Frame::Data(message) => settled.extend(hearing.hear(subscriber, message)),
                     Frame::Ping(payload) => drop(subscriber.socket.write(&wire::pong(payload))),
                     Frame::Close(code) => subscriber.close_code = Some(code),
@@ -154,6 +178,9 @@ impl Drive<'_> {
                 }
             })
         };
+        if enters {
+            self.enter(key, false);
+        }
         for at in settled {
             self.settle_flight(at);
         }

@@ -62,6 +62,8 @@ struct Subscriber {
     channel: usize,
     conduct: Conduct,
     /// The handshake is answered.
+    answered: bool,
+    /// It listens.
     open: bool,
     dechunker: Option<Dechunker>,
     /// What has arrived of something that is not whole yet.
@@ -369,6 +371,7 @@ impl<'a> Drive<'a> {
             group,
             channel,
             conduct,
+            answered: false,
             open: false,
             dechunker: None,
             partial: Vec::new(),

@@ -97,6 +97,8 @@ impl Drive<'_> {
         let channel = self.scenario.group[publisher.group].channel(flight.channel);
         publisher.unsent = if publisher.websocket {
             wire::text(&flight.body)
+        } else if self.scenario.group[publisher.group].publish_by_trigger {
+            self.target.trigger_request(&channel, &flight.body)
         } else {
             self.target.publish_request(&channel, &flight.body)
         };

@@ -352,6 +352,7 @@ fn asked(head: &Parts) -> Asked<'_> {
         cookies: all(header::COOKIE),
         fetch_site: fields.get("sec-fetch-site").map(HeaderValue::as_bytes),
         accept: fields.get(header::ACCEPT).map(HeaderValue::as_bytes),
+        user_agent: fields.get(header::USER_AGENT).map(HeaderValue::as_bytes),
         last_event_id: text(HeaderName::from_static("last-event-id")),
         extensions: all(header::SEC_WEBSOCKET_EXTENSIONS),
         forwarded_for: all(HeaderName::from_static("x-forwarded-for")),

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -68,6 +68,10 @@ struct ServeArgs {
     /// Configuration file in TOML [env: FANFARE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Laravel's .env file, of which PUSHER_*, REVERB_* and BROADCAST_* are read [default: .env in the
+    /// folder of a Laravel project]
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
     /// Address and port of the doors, or off [default: 127.0.0.1:8080] [env: FANFARE_LISTEN]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
@@ -166,7 +170,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
         ),
         ("log.level", args.log_level.clone()),
     ];
-    let flags = flags
+    let flags: Vec<(&'static str, String)> = flags
         .into_iter()
         .filter_map(|(key, value)| value.map(|value| (key, value)))
         .collect();
@@ -174,8 +178,17 @@ fn serve(args: &ServeArgs) -> ExitCode {
         .config
         .clone()
         .or_else(|| std::env::var_os("FANFARE_CONFIG").map(PathBuf::from));
-    let loaded = read_sources(path, flags)
-        .and_then(|sources| config::load(&sources).map_err(|error| error.to_string()));
+    let env_file = args.env_file.clone().or_else(laravel_env_file);
+    let files = path.iter().chain(&env_file).cloned().collect();
+    let load = move || {
+        let sources = read_sources(path.clone(), env_file.as_deref(), flags.clone())?;
+        config::load(&sources).map_err(|error| error.to_string())
+    };
+    let loaded = load();
+    let source = crate::reload::Source {
+        load: Box::new(load),
+        files,
+    };
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(message) => return fail(&message, EXIT_CONFIG),
@@ -188,7 +201,7 @@ fn serve(args: &ServeArgs) -> ExitCode {
     for warning in warnings.into_iter().chain(tls_warnings.unwrap_or_default()) {
         tracing::warn!("{warning}");
     }
-    match crate::node::serve(config, tls) {
+    match crate::node::serve(config, tls, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), 1),
     }
@@ -200,7 +213,33 @@ fn load_tls(config: &config::Config) -> anyhow::Result<Option<(Acceptor, Vec<Str
     wanted.then(|| Acceptor::load(&config.tls)).transpose()
 }
 
-fn read_sources(path: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Result<Sources, String> {
+/// The `.env` of a Laravel project, if this is the folder of one.
+fn laravel_env_file() -> Option<PathBuf> {
+    let file = PathBuf::from(".env");
+    (PathBuf::from("artisan").is_file() && file.is_file()).then_some(file)
+}
+
+/// What a `.env` file says of broadcasting; nothing else of it is looked at.
+fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let wrong = |error: dotenvy::Error| format!("cannot read {}: {error}", path.display());
+    let mut variables = Vec::new();
+    for variable in dotenvy::from_path_iter(path).map_err(wrong)? {
+        let (name, value) = variable.map_err(wrong)?;
+        if ["PUSHER_", "REVERB_", "BROADCAST_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        {
+            variables.push((name, value));
+        }
+    }
+    Ok(variables)
+}
+
+fn read_sources(
+    path: Option<PathBuf>,
+    env_file: Option<&Path>,
+    flags: Vec<(&'static str, String)>,
+) -> Result<Sources, String> {
     let file = match path {
         None => None,
         Some(path) => {
@@ -211,9 +250,12 @@ fn read_sources(path: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Re
     };
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
+    // The environment is stronger than a file that stands for it.
+    let mut variables = env_file.map(read_env_file).transpose()?.unwrap_or_default();
+    variables.extend(environment);
     Ok(Sources {
         file,
-        environment: environment.collect(),
+        environment: variables,
         flags,
     })
 }
@@ -227,7 +269,7 @@ fn print_or_check(args: &ConfigArgs) -> ExitCode {
     let text = if args.check.is_none() && !args.show {
         Ok((config::defaults_as_toml(), Vec::new()))
     } else {
-        read_sources(path, Vec::new()).and_then(|sources| {
+        read_sources(path, laravel_env_file().as_deref(), Vec::new()).and_then(|sources| {
             let (config, mut warnings) = config::load(&sources).map_err(|error| error.to_string())?;
             let tls = load_tls(&config).map_err(|error| format!("{error:#}"))?;
             warnings.extend(tls.into_iter().flat_map(|(_, warnings)| warnings));

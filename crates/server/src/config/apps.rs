@@ -126,6 +126,24 @@ pub struct PusherSection {
     /// Time for which the last publication of a cache channel is kept for new subscribers. Default 1800s.
     #[serde(with = "seconds")]
     pub cache_age: Duration,
+    /// Time for which a session that was cut can be gone on for. Default 120s.
+    #[serde(with = "seconds")]
+    pub replay_age: Duration,
+    /// Sessions of each app that are remembered for that, open ones included. Default 100,000.
+    pub replay_sessions_max: usize,
+}
+
+/// Who of the Pusher door is given what she missed when she comes back.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplayRule {
+    /// Nobody.
+    Off,
+    /// Whose page connects with a hint in the path.
+    #[default]
+    Hint,
+    /// Also whoever has shown who she is: by signing in, or as a member.
+    User,
 }
 
 impl Default for PusherSection {
@@ -133,6 +151,8 @@ impl Default for PusherSection {
         Self {
             path: String::new(),
             cache_age: Duration::from_mins(30),
+            replay_age: Duration::from_mins(2),
+            replay_sessions_max: 100_000,
         }
     }
 }

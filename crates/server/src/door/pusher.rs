@@ -5,6 +5,7 @@
 //! a name say anything that it could not say anyway. Origins are the app's own, any unless it says less,
 //! since no cookie counts here.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use fanfare_core::disconnect::Refusal;
@@ -53,10 +54,22 @@ pub(crate) fn knock(
     let offers = asked.extensions.iter().copied();
     Knock {
         app,
+        hint: knocking.hint.map(Into::into),
+        device: device(asked),
         deflate: may_deflate.then(|| extension::negotiate(offers)).flatten(),
         peer,
         ticket,
     }
+}
+
+/// A number for the browser, phone or program that asks, as far as it tells: the same for all its connections.
+/// It only narrows down which sessions of one user belong together.
+fn device(asked: &Asked<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    asked.user_agent.hash(&mut hasher);
+    asked.origins.first().hash(&mut hasher);
+    asked.query.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn find(node: &Node, asked: &Asked<'_>, knocking: &Knocking<'_>) -> Result<Arc<App>, Refusal> {

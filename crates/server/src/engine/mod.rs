@@ -33,6 +33,7 @@ use smallvec::SmallVec;
 
 use crate::shard::mailbox::Mailbox;
 
+pub(crate) mod begin;
 pub mod journal;
 mod memory;
 #[cfg(test)]

@@ -19,7 +19,7 @@ use fanfare_core::wire;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::connection::Stage;
+use super::connection::{Connection, Stage};
 use super::{Key, Shard, State};
 use crate::engine::Listening;
 
@@ -38,6 +38,8 @@ pub(crate) enum What {
     Close(Vec<Key>, Disconnect),
     /// End whatever listens to a channel.
     CloseListeners(AppId, ChannelName, Disconnect),
+    /// End the sessions of an app's own door.
+    CloseApp(AppId, Disconnect),
     /// Let these sessions hear a channel too.
     Join(Vec<Key>, ChannelName),
     /// Let them hear it no more.
@@ -83,6 +85,19 @@ impl State {
                     let slots = self.hub.subscribers(app, &Topic::Channel(channel));
                     let key = |slot| Some(self.connections.get(slot as usize)?.key(slot));
                     let keys: Vec<Key> = slots.into_iter().filter_map(key).collect();
+                    self.close_sessions(shard, keys, &why)
+                }
+                What::CloseApp(app, why) => {
+                    let is_its = |connection: &Connection| match &connection.stage {
+                        Stage::Open(open) => open.world.id == app && open.insider.is_some(),
+                        _ => false,
+                    };
+                    let keys = self
+                        .connections
+                        .iter()
+                        .filter(|(_, connection)| is_its(connection))
+                        .map(|(slot, connection)| connection.key(u32::try_from(slot).unwrap_or(u32::MAX)))
+                        .collect();
                     self.close_sessions(shard, keys, &why)
                 }
                 What::Join(keys, channel) => {

@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     pub(super) watches_writable: bool,
     /// Since when the socket takes nothing although something waits.
     pub(super) blocked_since: Option<Moment>,
+    /// The peer is asked whether it has what it was sent: see [`super::receipts`].
+    pub(super) wants_receipts: bool,
     /// A header of the PROXY protocol must come first.
     pub(super) awaits_proxy: bool,
     /// The tick for which the timer wheel has an entry that counts.
@@ -167,6 +169,7 @@ impl Connection {
             in_urgent: false,
             in_bulk: false,
             watches_writable: false,
+            wants_receipts: false,
             awaits_proxy: false,
             blocked_since: None,
             armed: u64::MAX,

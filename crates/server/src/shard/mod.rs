@@ -31,13 +31,14 @@
 //! hold plain frames, which are encrypted when they leave ([`tls`], [`crate::line`]).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanfare_core::app::AppId;
 use fanfare_core::hub::{Hub, Slot};
 use fanfare_core::moment::Moment;
 use fanfare_core::position::Position;
@@ -60,6 +61,7 @@ mod dirty;
 pub mod mailbox;
 mod open;
 mod pusher;
+mod receipts;
 mod refresh;
 mod timers;
 mod tls;
@@ -163,8 +165,8 @@ pub(crate) struct State {
     hub: Hub,
     timers: Timers,
     inbox: VecDeque<Arc<Publication>>,
-    /// Everything up to here was delivered, of the app of users.
-    delivered: Option<Position>,
+    /// Everything up to here was delivered, of each app.
+    delivered: HashMap<AppId, Position>,
     /// Whether that is all that there was when this turn began.
     is_settled: bool,
     spare: Vec<Arc<Publication>>,
@@ -202,7 +204,7 @@ impl Shard {
             hub: Hub::new(node.config.slow_consumer_rules()),
             timers: Timers::new(node.clock.now()),
             inbox: VecDeque::new(),
-            delivered: None,
+            delivered: HashMap::new(),
             is_settled: false,
             spare: Vec::new(),
             dirty: Dirty::default(),

@@ -504,17 +504,22 @@ impl Shard {
 }
 
 /// What a new session is given of the past, in its wire form.
-struct Past {
-    bytes: Vec<u8>,
-    replayed: usize,
-    is_gap: bool,
+pub(super) struct Past {
+    pub(super) bytes: Vec<u8>,
+    pub(super) replayed: usize,
+    pub(super) is_gap: bool,
     /// There is a gap, and the wire form has no way to say so.
     is_untold: bool,
 }
 
 impl Past {
     /// What is more than half of an outbox is a gap too: there must be room for what comes next.
-    fn of(replay: &Replay, channels: &[ChannelName], form: WireForm, outbox_bytes_max: usize) -> Self {
+    pub(super) fn of(
+        replay: &Replay,
+        channels: &[ChannelName],
+        form: WireForm,
+        outbox_bytes_max: usize,
+    ) -> Self {
         let mut past = Self {
             bytes: Vec::new(),
             replayed: 0,
@@ -690,6 +695,7 @@ fn asked<'a>(head: &RequestHead<'a>) -> Asked<'a> {
         cookies: head.fields_named("cookie").collect(),
         fetch_site: head.field("sec-fetch-site"),
         accept: head.field("accept"),
+        user_agent: head.fields_named("user-agent").next(),
         last_event_id: head.field_str("last-event-id"),
         extensions: head.fields_named("sec-websocket-extensions").collect(),
         forwarded_for: head.fields_named("x-forwarded-for").collect(),

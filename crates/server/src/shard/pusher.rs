@@ -23,9 +23,11 @@ use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
 use fanfare_core::people::People;
+use fanfare_core::position::{Position, Since};
 use fanfare_core::publication::{Audience, DataKind, Draft, EventName, Reader, WireForm};
 use fanfare_core::rate::Bucket;
-use fanfare_core::session::{Pusher, Session};
+use fanfare_core::returning::{Past as Returned, RecordKey};
+use fanfare_core::session::{Pusher, Session, SessionId};
 use fanfare_core::stream::{Replay, Resume};
 use fanfare_core::user::UserId;
 use fanfare_core::wire::pusher::frame::{ClientFrame, Data};
@@ -36,10 +38,11 @@ use fanfare_core::wire::{self, websocket};
 use smallvec::SmallVec;
 
 use super::connection::{Open, Stage};
+use super::open::Past;
 use super::{Key, Shard, State};
 use crate::address::Source;
 use crate::apps::{App, Seat, World, announcement};
-use crate::config::ClientEvents;
+use crate::config::{ClientEvents, ReplayRule};
 use crate::engine::Listening;
 use crate::gate::Ticket;
 use crate::node::{Node, Place};
@@ -48,6 +51,10 @@ use crate::node::{Node, Place};
 pub(crate) struct Knock {
     /// Whose channels it wants, or why it is sent away.
     pub(crate) app: Result<Arc<App>, Refusal>,
+    /// What the page has drawn for itself, to be known again.
+    pub(crate) hint: Option<Box<str>>,
+    /// A number for the browser or program.
+    pub(crate) device: u64,
     /// Compression, if both sides want it.
     pub(crate) deflate: Option<Agreement>,
     pub(crate) peer: Source,
@@ -64,6 +71,15 @@ pub(super) struct Insider {
     members: SmallVec<[(ChannelName, UserId); 1]>,
     /// Client events that it may say.
     events: Bucket,
+    /// What the page has drawn for itself.
+    has_hint: bool,
+    device: u64,
+    /// Where it is remembered what it has received.
+    pub(super) record: Option<RecordKey>,
+    /// The answer that is under way, and what it will say.
+    pub(super) asked: Option<(u64, Position)>,
+    /// There is more to ask for when that has come.
+    pub(super) is_unasked: bool,
     _seat: Seat,
 }
 
@@ -212,6 +228,11 @@ impl State {
             profile: None,
             members: SmallVec::new(),
             events: Bucket::default(),
+            has_hint: knock.hint.is_some(),
+            device: knock.device,
+            record: None,
+            asked: None,
+            is_unasked: false,
             _seat: seat,
         };
         let open = Open {
@@ -230,6 +251,9 @@ impl State {
             _ticket: knock.ticket,
         };
         self.seat(shard, key, open, "pusher", knock.deflate.is_some(), now);
+        if let Some(hint) = &knock.hint {
+            self.remember(shard, key, Some(hint));
+        }
         self.send(shard, key, established);
         Ok(())
     }
@@ -350,17 +374,22 @@ impl State {
             return Err(Denied::new(SubscriptionErrorKind::Limit, 4100, message));
         }
         let is_cache = channel.is_cache();
+        let back = self.comes_back(shard, key, &channel, member.as_ref());
         let listening = Listening {
             shard: shard.index,
             channels: std::slice::from_ref(&channel),
-            resume: if is_cache { Resume::Last(1) } else { Resume::Now },
+            resume: match &back.past {
+                Some(past) => Resume::Since(Since::Position(past.position)),
+                None if is_cache => Resume::Last(1),
+                None => Resume::Now,
+            },
             reader: Reader {
                 session: Some(id),
                 user: user.as_ref(),
             },
             is_new: false,
         };
-        let (replay, data) = match &member {
+        let (mut replay, data) = match &member {
             None => (
                 node.engine.subscribe(app.id, &listening, node.clock.now())?,
                 "{}".to_owned(),
@@ -377,9 +406,36 @@ impl State {
                 insider.members.push((channel.clone(), profile.user));
             }
         }
+        if let (Some(insider), Some(record)) = (
+            self.insider(key).and_then(|open| open.insider.as_mut()),
+            back.record,
+        ) {
+            insider.record = Some(record);
+            let from = replay.position;
+            app.world
+                .returning
+                .lock()
+                .listens(record, &channel, back.user.as_ref(), from);
+            if let Some(connection) = self.get(key) {
+                connection.wants_receipts = true;
+            }
+        }
         self.send_beyond(key, pusher::subscribed(&channel, &data));
-        if is_cache {
-            let cached = cached(&replay, &channel);
+        let mut is_told = false;
+        if let Some(past) = &back.past {
+            let is_own = |session: Option<SessionId>| session.is_some_and(|id| past.sessions.contains(&id));
+            replay.entries.retain(|entry| !is_own(entry.draft.excluded));
+            is_told = self.give_past(shard, key, &replay, &channel);
+        } else if back.is_doubtful {
+            self.send(
+                shard,
+                key,
+                wire::gap(WireForm::Pusher, std::slice::from_ref(&channel), replay.position)
+                    .unwrap_or_default(),
+            );
+        }
+        if is_cache && !is_told {
+            let cached = self.cached(node, app, &back, &replay, &channel);
             if cached.is_none() {
                 node.metrics.cache_misses.add(1);
             }
@@ -390,6 +446,113 @@ impl State {
         Ok(())
     }
 
+    /// What a session that subscribes goes on for, if anything.
+    fn comes_back(
+        &mut self,
+        shard: &Shard,
+        key: Key,
+        channel: &ChannelName,
+        member: Option<&Profile>,
+    ) -> Back {
+        let (node, now) = (&shard.node, shard.now());
+        let rule = node
+            .replay_rules
+            .iter()
+            .find(|(pattern, _)| pattern.matches(channel.as_str()));
+        let rule = rule.map_or(ReplayRule::default(), |(_, rule)| *rule);
+        let mut back = Back::default();
+        let Some(open) = self.insider(key) else {
+            return back;
+        };
+        let signed_in = open.user().cloned();
+        let Some(insider) = &open.insider else { return back };
+        back.user = match rule {
+            ReplayRule::Off => return back,
+            _ if insider.has_hint => None,
+            ReplayRule::Hint => return back,
+            ReplayRule::User => match member.map(|member| member.user.clone()).or(signed_in) {
+                Some(user) => Some(user),
+                None => return back,
+            },
+        };
+        if insider.record.is_none() {
+            self.remember(shard, key, None);
+        }
+        let Some(open) = self.insider(key) else {
+            return back;
+        };
+        back.record = open.insider.as_ref().and_then(|insider| insider.record);
+        let Some(record) = back.record else { return back };
+        back.past = open
+            .world
+            .returning
+            .lock()
+            .past(record, channel, back.user.as_ref(), now);
+        // An earlier life of the node may have known it: better one question too many.
+        let is_young = now < node.started + node.config.pusher.replay_age;
+        back.is_doubtful = back.past.is_none() && is_young;
+        back
+    }
+
+    /// From now on it is remembered what a session receives.
+    fn remember(&mut self, shard: &Shard, key: Key, hint: Option<&str>) {
+        let (place, now) = (shard.place(key), shard.now());
+        let Some(open) = self.insider(key) else { return };
+        let (id, world) = (open.id, Arc::clone(&open.world));
+        let Some(insider) = &mut open.insider else { return };
+        let mut returning = world.returning.lock();
+        let (record, superseded) = returning.begin(hint, insider.device, id, place, now);
+        insider.record = record;
+        drop(returning);
+        let Some(superseded) = superseded else { return };
+        let why = "another connection with the same resume hint has taken this one's place";
+        let why = Disconnect::Refused(Refusal::Forbidden(why.into()));
+        if let Some(commands) = shard.node.commands.get(superseded.shard) {
+            // With too many commands waiting it ends when its silence is noticed.
+            let _ = commands.send(super::What::Close(vec![superseded.key], why));
+        }
+    }
+
+    /// Gives a session what it missed of a channel, or tells it of the gap. Says whether that was anything.
+    fn give_past(&mut self, shard: &Shard, key: Key, replay: &Replay, channel: &ChannelName) -> bool {
+        let limit = shard.node.config.limits.outbox_bytes_max;
+        let past = Past::of(replay, std::slice::from_ref(channel), WireForm::Pusher, limit);
+        let metrics = &shard.node.metrics.shards[shard.index];
+        metrics.replayed.add(past.replayed);
+        metrics.gaps.add(usize::from(past.is_gap));
+        let is_any = !past.bytes.is_empty();
+        if is_any {
+            self.send(shard, key, past.bytes.into());
+        }
+        is_any && !past.is_gap
+    }
+
+    /// The last publication of a cache channel, as an event.
+    fn cached(
+        &self,
+        node: &Node,
+        app: &App,
+        back: &Back,
+        replay: &Replay,
+        channel: &ChannelName,
+    ) -> Option<Bytes> {
+        let last;
+        let entries = if back.past.is_some() {
+            // What was asked for then was something else.
+            let channels = std::slice::from_ref(channel);
+            let now = node.clock.now();
+            last = node
+                .engine
+                .read(app.id, channels, Resume::Last(1), Reader::default(), now)
+                .ok()?;
+            &last.entries
+        } else {
+            &replay.entries
+        };
+        let entry = entries.last()?;
+        Some(wire::encode_entry(entry, Some(channel), WireForm::Pusher))
+    }
+
     fn unsubscribe(&mut self, shard: &Shard, key: Key, app: &App, channel: &ChannelName) {
         let node = &shard.node;
         if !self.hub.unsubscribe(key.slot, &Topic::Channel(channel.clone())) {
@@ -398,7 +561,11 @@ impl State {
         node.engine
             .unsubscribe(app.id, shard.index, channel, node.clock.now());
         let Some(open) = self.insider(key) else { return };
-        let user = open.insider.as_mut().and_then(|insider| insider.forget(channel));
+        let Some(insider) = &mut open.insider else { return };
+        if let Some(record) = insider.record {
+            app.world.returning.lock().forgets(record, channel);
+        }
+        let user = insider.forget(channel);
         if let Some(user) = user {
             leave_members(node, &app.world, channel, &user);
         }
@@ -562,8 +729,15 @@ impl State {
     }
 
     /// A session of this door has ended: it is a member no more.
-    pub(super) fn leave_pusher(node: &Node, open: &Open, channels: &[ChannelName]) {
+    pub(super) fn leave_pusher(node: &Node, open: &Open, channels: &[ChannelName], why: &Disconnect) {
         let Some(insider) = &open.insider else { return };
+        if let Some(record) = insider.record {
+            let may_return = insider.may_return(why);
+            open.world
+                .returning
+                .lock()
+                .end(record, may_return, node.clock.now());
+        }
         for (channel, user) in &insider.members {
             leave_members(node, &open.world, channel, user);
         }
@@ -575,7 +749,30 @@ impl State {
     }
 }
 
+/// What a session that subscribes to a channel goes on for.
+#[derive(Default)]
+struct Back {
+    /// Where it is remembered what it receives, if it is.
+    record: Option<RecordKey>,
+    /// As whom, where that counts.
+    user: Option<UserId>,
+    past: Option<Returned>,
+    /// It may have missed something that nobody knows of.
+    is_doubtful: bool,
+}
+
 impl Insider {
+    /// Whether a session that ends so may be gone on for. Who says goodbye does not come back for more; a
+    /// library that gives a dead connection up says it without a code.
+    fn may_return(&self, why: &Disconnect) -> bool {
+        match why {
+            Disconnect::Refused(_) | Disconnect::Unauthorized => false,
+            Disconnect::ByPeer(Some(1000 | 1001)) => false,
+            Disconnect::ByPeer(_) => self.has_hint,
+            _ => true,
+        }
+    }
+
     /// The member that the connection was there.
     fn forget(&mut self, channel: &ChannelName) -> Option<UserId> {
         let place = self.members.iter().position(|(own, _)| own == channel)?;
@@ -608,10 +805,4 @@ fn enter_presence(
             Err(refusal.into())
         }
     }
-}
-
-/// The last publication of a cache channel, as an event.
-fn cached(replay: &Replay, channel: &ChannelName) -> Option<Bytes> {
-    let entry = replay.entries.last()?;
-    Some(wire::encode_entry(entry, Some(channel), WireForm::Pusher))
 }

@@ -176,10 +176,8 @@ impl State {
                     .deliveries
                     .add(deliveries.saturating_sub(slow.len() * run.len()));
             }
-            if let Some(last) = run.last()
-                && last.draft.app == AppId::DEFAULT
-            {
-                self.delivered = Some(last.position());
+            if let Some(last) = run.last() {
+                self.delivered.insert(last.draft.app, last.position());
             }
             let (count, bytes) = (
                 run.len(),
@@ -210,9 +208,10 @@ impl State {
             && self.is_settled
             && self
                 .delivered
+                .get(&AppId::DEFAULT)
                 .is_none_or(|delivered| delivered.epoch != settled.epoch || delivered.offset < settled.offset)
         {
-            self.delivered = Some(settled);
+            self.delivered.insert(AppId::DEFAULT, settled);
         }
         !self.inbox.is_empty()
     }
@@ -405,12 +404,14 @@ impl State {
         match action {
             Action::Send(bytes) => self.send(shard, key, bytes),
             Action::SendPosition => {
-                let position = self.delivered.filter(|_| self.is_settled);
-                let sign = position.map_or(Bytes::from_static(sse::HEARTBEAT), sse::position);
+                let position = self.delivered.get(&AppId::DEFAULT).filter(|_| self.is_settled);
+                let sign = position.map_or(Bytes::from_static(sse::HEARTBEAT), |position| {
+                    sse::position(*position)
+                });
                 self.send(shard, key, sign);
             }
             Action::Frame(frame) => self.do_frame(shard, key, *frame),
-            Action::Received(_) => {}
+            Action::Received(number) => self.received(key, number),
             Action::Limited(limit) => shard.node.metrics.limited(limit),
             Action::Close { farewell, why } => {
                 if let Some(bytes) = farewell {
@@ -595,6 +596,9 @@ impl State {
     }
 
     pub(super) fn flush_one(&mut self, shard: &Shard, key: Key, now: Moment) {
+        if self.get(key).is_some_and(|connection| connection.wants_receipts) {
+            self.ask_receipt(key, now);
+        }
         let stall_max = shard.node.config.limits.outbox_stall_max;
         let metrics = &shard.node.metrics.shards[shard.index];
         let connection = self.connections.get_mut(key.slot as usize);
@@ -706,7 +710,7 @@ impl State {
         node.engine.leave(open.world.id, shard.index, &channels, now);
         let is_insider = open.insider.is_some();
         if is_insider {
-            Self::leave_pusher(node, open, &channels);
+            Self::leave_pusher(node, open, &channels, why);
         }
         if let Some(user) = open.user() {
             for channel in channels.iter().filter(|_| !is_insider) {
