@@ -7,7 +7,6 @@ import { createInterface } from 'node:readline';
 import { connect, createServer } from 'node:net';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { chromium } from 'playwright-core';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 export const repository = root;
@@ -48,7 +47,9 @@ export function startFanfare(env = {}, address = '127.0.0.1:0') {
 }
 
 /** Starts a browser in which ws://localhost:8080 is the server at `address`, with more arguments. */
-export function launchBrowser(address, more = []) {
+export async function launchBrowser(address, more = []) {
+  // Only here, since it takes a second to load and most tests of other clients need no browser.
+  const { chromium } = await import('playwright-core');
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     args: [
