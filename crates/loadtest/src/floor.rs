@@ -78,7 +78,11 @@ pub fn fan_out(listener: TcpListener) -> Result<()> {
             while let Some(request) = request(got) {
                 got.drain(..request.len);
                 let is_pusher = request.path.starts_with("/app/");
-                let path = if is_pusher { PUSHER.to_owned() } else { request.path };
+                let path = if is_pusher {
+                    PUSHER.to_owned()
+                } else {
+                    request.path
+                };
                 let channel = channels.entry(path).or_default();
                 if let Some(body) = request.body {
                     channel.send(&body);

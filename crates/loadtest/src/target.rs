@@ -94,7 +94,10 @@ impl Target {
         let data = String::from_utf8_lossy(message);
         let body = format!("{{\"name\":\"load\",\"channels\":[\"{channel}\"],\"data\":\"{data}\"}}");
         let Signatory { id, key, secret } = &self.signatory;
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
         let md5 = hex(&Md5::digest(body.as_bytes()));
         let query = format!("auth_key={key}&auth_timestamp={time}&auth_version=1.0&body_md5={md5}");
         let signed = format!("POST\n/apps/{id}/events\n{query}");
