@@ -8,10 +8,11 @@ import { APP, channelAuth, Ear, emitted, listen, openWire, signed, stage, startS
 const DISABLED = { id: '4712', key: 'disabled-key', secret: 'disabled-secret', enabled: false };
 const SINGLE = { id: '4713', key: 'single-key', secret: 'single-secret', connections_max: 1, activity_timeout: '30s' };
 const UNKNOWN = { id: '4799', key: 'unknown-key', secret: 'unknown-secret' };
+const HOME = { id: '4715', key: 'home-key', secret: 'home-secret', origins: ['https://shop.example'] };
 const BRIEF = { id: '4714', key: 'brief-key', secret: 'brief-secret', subscriptions_max: 2 };
 
 let s;
-before(async () => { s = await stage({ apps: [APP, DISABLED, SINGLE, BRIEF] }); });
+before(async () => { s = await stage({ apps: [APP, DISABLED, SINGLE, HOME, BRIEF] }); });
 after(() => s.stop());
 
 const socketUrl = (path, server = s.server) => server.url.replace('http', 'ws') + path;
@@ -62,6 +63,16 @@ for (const [what, app, code] of [['an unknown key', UNKNOWN, 4001], ['a disabled
   });
 }
 
+test('pages of other origins are told so for good', async (t) => {
+  await s.wire(t, { app: HOME, origin: 'https://shop.example' });
+  // Who is no browser has none.
+  await s.wire(t, { app: HOME });
+  await s.wire(t, { origin: 'https://anywhere.example' });
+  const wire = openWire(t, socketUrl(`/app/${HOME.key}?protocol=7`), { origin: 'https://evil.example' });
+  const first = await wire.ear.next();
+  assert.deepEqual([first.event, first.data.code, (await wire.closed).code], ['pusher:error', 4009, 4009]);
+});
+
 test('an app has so many connections, and tells the next', async (t) => {
   const one = await s.wire(t, { app: SINGLE });
   const two = openWire(t, socketUrl(`/app/${SINGLE.key}?protocol=7`));
@@ -103,6 +114,8 @@ test('a prefix of the paths, and the path that says where one was', async (t) =>
   wire.app = APP;
   wire.id = JSON.parse((await wire.ear.until('pusher:connection_established')).data).socket_id;
   assert.match((await wire.subscribe('prefixed')).event, /succeeded$/);
+  const elsewhere = openWire(t, socketUrl(`/app/${APP.key}?protocol=7`, server));
+  assert.equal((await elsewhere.closed).code, 4404);
   // Who publishes signs the path as if there were no prefix.
   const body = JSON.stringify({ name: 'said', channel: 'prefixed', data: 'x' });
   const query = new URLSearchParams(signed(APP, 'POST', '/apps/4711/events', { body }));

@@ -173,6 +173,54 @@ test('a user is one person behind both doors', async (t) => {
   assert.equal(JSON.parse((await stranger.ear.next()).text).data, 'end');
 });
 
+test('who sends a user away sends her away from both doors', async (t) => {
+  const headers = { Authorization: `Bearer ${jwt({ sub: 'away' }, KEY)}` };
+  for (const end of [
+    () => fetch(`${s.server.url}/user/away`, { method: 'DELETE', headers: back }),
+    () => s.rest().terminateUserConnections('away'),
+  ]) {
+    const wire = await s.wire(t);
+    const userData = '{"id":"away"}';
+    wire.send({ event: 'pusher:signin', data: { auth: userAuth(APP, wire.id, userData), user_data: userData } });
+    await wire.ear.until('pusher:signin_success');
+    const meta = await plain.listening(t, 'orders', '?meta=1', headers);
+    const bystander = await s.wire(t);
+    assert.deepEqual(await plain.get('/user/away', back).then(({ body }) => [body.online, body.connections]), [true, 2]);
+    assert.equal((await end()).status, 200);
+    assert.deepEqual([(await wire.closed).code, (await meta.closed).code], [4009, 4403]);
+    assert.deepEqual(await bystander.settled(), []);
+  }
+});
+
+test('who listens to a presence channel through the plain door is a member', async (t) => {
+  const wire = await s.wire(t);
+  await wire.subscribe('presence-both', { channelData: '{"user_id":"u-2"}' });
+  const headers = { Authorization: `Bearer ${jwt({ sub: 'u-17', listen: ['presence-both'] }, KEY)}` };
+  const meta = await plain.listening(t, 'presence-both', '?meta=1', headers);
+  const added = await wire.ear.next();
+  assert.deepEqual([added.event, JSON.parse(added.data).user_id], ['pusher_internal:member_added', 'u-17']);
+  const users = JSON.parse((await s.request('GET', '/apps/4711/channels/presence-both/users')).text);
+  assert.deepEqual(users.users.map(({ id }) => id).sort(), ['u-17', 'u-2']);
+  meta.socket.close();
+  const removed = await wire.ear.next();
+  assert.deepEqual([removed.event, JSON.parse(removed.data)], ['pusher_internal:member_removed', { user_id: 'u-17' }]);
+});
+
+test('a POST is what a cache channel keeps', async (t) => {
+  await plain.post(ch('cache-posted', '?event=price'), '1.09');
+  const wire = await s.wire(t);
+  await wire.subscribe('cache-posted');
+  assert.deepEqual(await wire.ear.next().then(({ event, data }) => [event, data]), ['price', '1.09']);
+});
+
+test('a channel that is deleted sends its subscribers to ask again', async (t) => {
+  const [wire, bystander] = [await s.wire(t), await s.wire(t)];
+  await wire.subscribe('deleted');
+  assert.equal((await fetch(s.server.url + ch('deleted'), { method: 'DELETE', headers: back })).status, 200);
+  assert.equal((await wire.closed).code, 4200);
+  assert.deepEqual(await bystander.settled(), []);
+});
+
 // Names of the protocol
 
 test('nobody publishes events of the protocol', async (t) => {

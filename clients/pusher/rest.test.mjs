@@ -121,6 +121,17 @@ test('batches', async (t) => {
   assert.deepEqual(await wire.settled(), []);
 });
 
+test('a user has a path for events too', async (t) => {
+  const wire = await s.wire(t);
+  const userData = '{"id":"rest-mail"}';
+  wire.send({ event: 'pusher:signin', data: { auth: userAuth(APP, wire.id, userData), user_data: userData } });
+  await wire.ear.until('pusher:signin_success');
+  await wire.subscribe('#server-to-user-rest-mail');
+  const answer = await s.request('POST', '/apps/4711/users/rest-mail/events', { body: JSON.stringify({ name: 'said', data: 'x' }) });
+  assert.deepEqual([answer.status, answer.text], [200, '{}']);
+  assert.deepEqual(await wire.ear.next().then(({ event, channel, data }) => [event, channel, data]), ['said', '#server-to-user-rest-mail', 'x']);
+});
+
 test('the old way to publish', async (t) => {
   const wire = await s.wire(t);
   await wire.subscribe('old');
@@ -318,6 +329,7 @@ const REFUSED = {
   'one bad channel of two': [['POST', EVENTS, { body: event({ channel: undefined, channels: ['a', 'b c'] }) }], 400],
   '101 channels': [['POST', EVENTS, { body: event({ channel: undefined, channels: channelsOf(101) }) }], 400],
   '4 channels, where 3 may be': [['POST', '/apps/4715/events', { app: BATCHES, body: event({ channel: undefined, channels: channelsOf(4) }) }], 400],
+  'an encrypted channel and another': [['POST', EVENTS, { body: event({ channel: undefined, channels: ['private-encrypted-a', 'b'] }) }], 400],
   'a socket_id that is none': [['POST', EVENTS, { body: event({ socket_id: 'me' }) }], 400],
   'an unknown info': [['POST', EVENTS, { body: event({ info: 'everything' }) }], 400],
   'data that is too large': [['POST', EVENTS, { body: event({ data: 'x'.repeat(102_401) }) }], 413, /content of this event/],
