@@ -47,6 +47,7 @@ for (const [what, name, data] of [
   ['a text', 'order.updated', 'paid'],
   ['JSON', 'App\\Events\\OrderPaid', '{"id":42,"n":1.0}'],
   ['several lines', 'lines', 'one\ntwo\n\nthree'],
+  ['lines that look like an event', 'no.event', 'one\nevent: two\nid: 3\n\ndata: four'],
   ['nothing', 'empty', ''],
 ]) {
   test(`a trigger is heard by plain listeners: ${what}`, async (t) => {
