@@ -149,17 +149,12 @@ export function jwt(claims, key) {
 
 // The server and what is around it
 
-const toml = (value) => {
-  if (Array.isArray(value)) return `[${value.map(toml).join(', ')}]`;
-  if (typeof value !== 'object') return JSON.stringify(value);
-  return `{ ${Object.entries(value).map(([key, one]) => `${key} = ${toml(one)}`).join(', ')} }`;
-};
-
 /** Starts the server with these apps and further lines of its configuration. */
 export async function startServer({ apps = [APP], settings = '', env = {}, address = '127.0.0.1:0' } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'fanfare-'));
   const file = join(folder, 'fanfare.toml');
-  const tables = apps.map((app) => ['[[apps]]', ...Object.entries(app).map(([key, value]) => `${key} = ${toml(value)}`)]);
+  // What an app has of texts, numbers and lists is written in TOML as in JSON.
+  const tables = apps.map((app) => ['[[apps]]', ...Object.entries(app).map(([key, value]) => `${key} = ${JSON.stringify(value)}`)]);
   writeFileSync(file, `${settings}\n${tables.flat().join('\n')}\n`);
   // The server looks at its file as long as it runs.
   const tidy = () => rmSync(folder, { recursive: true, force: true });
@@ -178,7 +173,7 @@ export async function startHttp(answer) {
     const parts = [];
     for await (const part of request) parts.push(part);
     const { status = 200, type = 'application/json', body = '' } = await answer(request, Buffer.concat(parts).toString());
-    response.writeHead(status, { 'Content-Type': type, 'Access-Control-Allow-Origin': '*' }).end(body);
+    response.writeHead(status, { 'Content-Type': type }).end(body);
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   return {
@@ -191,8 +186,8 @@ export async function startHttp(answer) {
 }
 
 /**
- * What the application's own endpoints answer. Who asks is not looked up but said, in the header `X-Visitor`, as JSON, percent-encoded:
- * `member` (channel_data), `user` (user_data), `refused`, `secret` (to sign with another one).
+ * What the application's own endpoints answer. Who asks is not looked up but said, in the header `X-Visitor`, as
+ * percent-encoded JSON: `member` (channel_data), `user` (user_data), `refused`, `secret` (to sign with another one).
  */
 export function authorize(request, body, app = APP) {
   const form = new URLSearchParams(body);
@@ -244,8 +239,6 @@ export async function stage(options = {}) {
 
   return {
     server,
-    backEnd,
-    clientOptions,
 
     /** The back end's library. */
     rest: (app = APP, secret = app.secret) => restOf(app, secret, server),
@@ -299,7 +292,7 @@ export async function stage(options = {}) {
   };
 }
 
-export async function answerOf(promise) {
+async function answerOf(promise) {
   const response = await promise;
   return { status: response.status, type: response.headers.get('content-type'), headers: response.headers, text: await response.text() };
 }

@@ -21,7 +21,9 @@ after(() => s.stop());
 // Signatures
 
 const MEI = '{"user_id":"u-17","user_info":{"name":"Mei","role":"editor"}}';
-const ORDER = '{"name":"order.updated","channels":["private-orders.42","orders"],"data":"{\\"id\\":42,\\"state\\":\\"paid\\"}","socket_id":"81923.4471","info":"subscription_count"}';
+const ORDER = JSON.stringify({
+  name: 'order.updated', channels: ['private-orders.42', 'orders'], data: '{"id":42,"state":"paid"}', socket_id: '81923.4471', info: 'subscription_count',
+});
 const AT = { auth_key: APP.key, auth_timestamp: '1795400000', auth_version: '1.0' };
 
 for (const [what, made, expected] of [
@@ -224,8 +226,8 @@ test('habits of libraries that are no mistakes', async () => {
   const good = async (what, promise) => assert.deepEqual((await promise).status, 200, what);
   await good('the name of the library', post({ headers: { 'X-Pusher-Library': 'pusher-http-php 7.2.6' } }));
   await good('no type', post({ headers: { 'Content-Type': '' } }));
-  await good('599 s ago', post({ time: Math.floor(Date.now() / 1000) - 590 }));
-  await good('599 s ahead', post({ time: Math.floor(Date.now() / 1000) + 590 }));
+  await good('ten minutes ago, nearly', post({ time: Math.floor(Date.now() / 1000) - 590 }));
+  await good('ten minutes ahead, nearly', post({ time: Math.floor(Date.now() / 1000) + 590 }));
   // PHP encodes what it sends and signs it as it was; a list it signs as one text.
   const asked = signed(APP, 'GET', '/apps/4711/channels/presence-habit', { params: { info: 'user_count,subscription_count' } });
   const { info, ...others } = asked;
