@@ -216,6 +216,11 @@ test('a cache channel keeps the last event of the back end, also when nobody is 
   const pusher = await s.connect(t);
   const { ear } = await subscribe(pusher, 'cache-kept');
   assert.deepEqual(await ear.next(), { event: 'second', data: { n: 2 } });
+  // When everybody has left it is still there.
+  pusher.unsubscribe('cache-kept');
+  await settled(pusher);
+  assert.equal((await s.request('GET', '/apps/4711/channels/cache-kept')).text, '{"occupied":false}');
+  assert.deepEqual(await (await subscribe(pusher, 'cache-kept')).ear.next(), { event: 'second', data: { n: 2 } });
   // Each app has its own.
   const counting = await s.connect(t, { app: COUNTING });
   assert.equal((await (await subscribe(counting, 'cache-kept')).ear.until((item) => !item.event.includes('count'))).event, 'pusher:cache_miss');

@@ -105,6 +105,7 @@ for (const [what, app, channel, event, more] of [
   ['an app that has none', OFF, 'private-x', 'client-x'],
   ['an app that has none, presence', OFF, 'presence-x', 'client-x'],
   ['too much data', TINY, 'private-x', 'client-x', { data: 'x'.repeat(101) }],
+  ['a name with a line break', APP, 'private-x', 'client-x\ndata: more'],
   ['a name of more than 200 characters', APP, 'private-x', `client-${'x'.repeat(194)}`],
 ]) {
   test(`refused: ${what}`, async (t) => {

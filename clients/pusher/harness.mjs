@@ -36,6 +36,7 @@ function patient(promise, complaint) {
 export class Ear {
   heard = [];
   #looked = 0;
+  #ended = false;
   #wake = () => {};
 
   hear(item) {
@@ -43,19 +44,27 @@ export class Ear {
     this.#wake();
   }
 
+  /** There is nothing more to come, so nobody need wait. */
+  end() {
+    this.#ended = true;
+    this.#wake();
+  }
+
   /** The next one that fits: a name of an event, or a function. What stands before it has then been looked at too. */
   until(wanted = () => true) {
     const fits = typeof wanted === 'string' ? (item) => item.event === wanted : wanted;
+    const complaint = () => `waited for ${wanted}, heard ${JSON.stringify(this.heard).slice(0, 2000)}`;
     const look = async () => {
       for (;;) {
         while (this.#looked < this.heard.length) {
           const item = this.heard[this.#looked++];
           if (fits(item)) return item;
         }
+        if (this.#ended) throw new Error(complaint());
         await new Promise((resolve) => { this.#wake = resolve; });
       }
     };
-    return patient(look(), () => `waited for ${wanted}, heard ${JSON.stringify(this.heard).slice(0, 2000)}`);
+    return patient(look(), complaint);
   }
 
   next() {
@@ -140,25 +149,22 @@ export function jwt(claims, key) {
 
 // The server and what is around it
 
-const toml = (value) => {
-  if (Array.isArray(value)) return `[${value.map(toml).join(', ')}]`;
-  if (typeof value !== 'object') return JSON.stringify(value);
-  return `{ ${Object.entries(value).map(([key, one]) => `${key} = ${toml(one)}`).join(', ')} }`;
-};
-
 /** Starts the server with these apps and further lines of its configuration. */
 export async function startServer({ apps = [APP], settings = '', env = {}, address = '127.0.0.1:0' } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'fanfare-'));
   const file = join(folder, 'fanfare.toml');
-  const tables = apps.map((app) => ['[[apps]]', ...Object.entries(app).map(([key, value]) => `${key} = ${toml(value)}`)]);
+  // What an app has of texts, numbers and lists is written in TOML as in JSON.
+  const tables = apps.map((app) => ['[[apps]]', ...Object.entries(app).map(([key, value]) => `${key} = ${JSON.stringify(value)}`)]);
   writeFileSync(file, `${settings}\n${tables.flat().join('\n')}\n`);
-  try {
-    const server = await start(program, ['--listen', address, '--config', file], env, /^listening on http:\/\/(.*)$/);
-    const [host, port] = server.address.split(':');
-    return { ...server, host, port: Number(port), url: `http://${server.address}` };
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  // The server looks at its file as long as it runs.
+  const tidy = () => rmSync(folder, { recursive: true, force: true });
+  const server = await start(program, ['--listen', address, '--config', file], env, /^listening on http:\/\/(.*)$/).catch((error) => {
+    tidy();
+    throw error;
+  });
+  const [host, port] = server.address.split(':');
+  const stop = () => server.stop().finally(tidy);
+  return { ...server, stop, host, port: Number(port), url: `http://${server.address}` };
 }
 
 /** A listening HTTP server of a test. `answer(request, body)` gives `{ status, type, body }`. */
@@ -167,7 +173,7 @@ export async function startHttp(answer) {
     const parts = [];
     for await (const part of request) parts.push(part);
     const { status = 200, type = 'application/json', body = '' } = await answer(request, Buffer.concat(parts).toString());
-    response.writeHead(status, { 'Content-Type': type, 'Access-Control-Allow-Origin': '*' }).end(body);
+    response.writeHead(status, { 'Content-Type': type }).end(body);
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   return {
@@ -180,8 +186,8 @@ export async function startHttp(answer) {
 }
 
 /**
- * What the application's own endpoints answer. Who asks is not looked up but said, in the header `X-Visitor`, as JSON, percent-encoded:
- * `member` (channel_data), `user` (user_data), `refused`, `secret` (to sign with another one).
+ * What the application's own endpoints answer. Who asks is not looked up but said, in the header `X-Visitor`, as
+ * percent-encoded JSON: `member` (channel_data), `user` (user_data), `refused`, `secret` (to sign with another one).
  */
 export function authorize(request, body, app = APP) {
   const form = new URLSearchParams(body);
@@ -233,8 +239,6 @@ export async function stage(options = {}) {
 
   return {
     server,
-    backEnd,
-    clientOptions,
 
     /** The back end's library. */
     rest: (app = APP, secret = app.secret) => restOf(app, secret, server),
@@ -288,7 +292,7 @@ export async function stage(options = {}) {
   };
 }
 
-export async function answerOf(promise) {
+async function answerOf(promise) {
   const response = await promise;
   return { status: response.status, type: response.headers.get('content-type'), headers: response.headers, text: await response.text() };
 }
@@ -302,6 +306,7 @@ export function openWire(t, url, { plain = false, ...options } = {}) {
   const ended = new Promise((resolve) => {
     socket.on('close', (code, reason) => {
       ear.hear({ event: 'close', code });
+      ear.end();
       resolve({ code, reason: reason.toString() });
     });
   });

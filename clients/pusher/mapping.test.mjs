@@ -3,51 +3,43 @@
 
 import test, { after, before } from 'node:test';
 import assert from 'node:assert/strict';
-import { APP, channelAuth, jwt, openStream, openWire, stage, subscribe, userAuth } from './harness.mjs';
+import { program, start } from '../browser/harness.mjs';
+import { APP, channelAuth, jwt, openStream, openWire, stage, startServer, subscribe, userAuth } from './harness.mjs';
 
 const KEY = 'a key of at least thirty-two bytes';
 const WORLD = { id: '4712', key: 'world-key', secret: 'world-secret' };
 
-let [s, keyed] = [];
-before(async () => {
-  [s, keyed] = await Promise.all([
-    stage({ apps: [APP, WORLD] }),
-    stage({ apps: [APP, WORLD], settings: `key = "${KEY}"\nadmin_listen = "off"` }),
-  ]);
-});
-after(() => Promise.all([s.stop(), keyed.stop()]));
+let s;
+before(async () => { s = await stage({ apps: [APP, WORLD], settings: `key = "${KEY}"\nadmin_listen = "off"` }); });
+after(() => s.stop());
 
 const back = { Authorization: `Bearer ${KEY}` };
 const ch = (name, query = '') => `/ch/${encodeURIComponent(name)}${query}`;
 
-/** The plain door of one of the two servers, listening in each of its ways. */
-const plainOf = (stage) => ({
+/** The plain door, in each of its ways. */
+const plain = {
   async socket(t, path, headers = {}) {
-    const wire = openWire(t, stage.server.url.replace('http', 'ws') + path, { plain: true, headers });
+    const wire = openWire(t, s.server.url.replace('http', 'ws') + path, { plain: true, headers });
     await Promise.race([new Promise((resolve) => wire.socket.once('open', resolve)), wire.closed]);
     return wire;
   },
-  /** Not only open, but listening. */
+  /** Not only open, but listening, where there is a form to say so: a raw listener is there when it is open. */
   async listening(t, name, query = '', headers = {}) {
-    const separator = query ? '&' : '?';
-    const wire = await this.socket(t, ch(name, `${query}${separator}open=1`), headers);
-    // Only with `meta` there is a form for it; a raw listener is there when it is open.
+    const wire = await this.socket(t, ch(name, `${query}${query ? '&' : '?'}open=1`), headers);
     if (query.includes('meta=1')) await wire.ear.until(({ text }) => JSON.parse(text).event === 'open');
     return wire;
   },
-  stream: (t, name, headers) => openStream(t, stage.server.url + ch(name), headers),
+  stream: (t, name, headers) => openStream(t, s.server.url + ch(name), headers),
   async get(path, headers = {}) {
-    const response = await fetch(stage.server.url + path, { headers });
+    const response = await fetch(s.server.url + path, { headers });
     return { status: response.status, body: await response.json() };
   },
+  /** As the back end. */
   async post(path, body, headers = {}) {
-    const response = await fetch(stage.server.url + path, { method: 'POST', body, headers });
+    const response = await fetch(s.server.url + path, { method: 'POST', body, headers: { ...back, ...headers } });
     return { status: response.status, text: await response.text() };
   },
-});
-
-const plain = plainOf({ get server() { return s.server; } });
-const guarded = plainOf({ get server() { return keyed.server; } });
+};
 
 // From Pusher to plain
 
@@ -55,6 +47,7 @@ for (const [what, name, data] of [
   ['a text', 'order.updated', 'paid'],
   ['JSON', 'App\\Events\\OrderPaid', '{"id":42,"n":1.0}'],
   ['several lines', 'lines', 'one\ntwo\n\nthree'],
+  ['lines that look like an event', 'no.event', 'one\nevent: two\nid: 3\n\ndata: four'],
   ['nothing', 'empty', ''],
 ]) {
   test(`a trigger is heard by plain listeners: ${what}`, async (t) => {
@@ -142,9 +135,9 @@ test('what plain clients say is heard too', async (t) => {
 test('what clients of Pusher say is heard by plain listeners who may', async (t) => {
   const headers = { Authorization: `Bearer ${jwt({ sub: '7', listen: ['private-said', 'presence-said'] }, KEY)}` };
   for (const [channel, channelData] of [['private-said'], ['presence-said', '{"user_id":"u-2"}']]) {
-    const meta = await guarded.listening(t, channel, '?meta=1', headers);
-    const stream = await guarded.stream(t, channel, headers);
-    const wire = await keyed.wire(t);
+    const meta = await plain.listening(t, channel, '?meta=1', headers);
+    const stream = await plain.stream(t, channel, headers);
+    const wire = await s.wire(t);
     await wire.subscribe(channel, { channelData });
     wire.send({ event: 'client-typing', channel, data: { a: 1 } });
     const heard = JSON.parse((await meta.ear.next()).text);
@@ -159,26 +152,74 @@ test('what clients of Pusher say is heard by plain listeners who may', async (t)
 // People
 
 test('a user is one person behind both doors', async (t) => {
-  const wire = await keyed.wire(t);
+  const wire = await s.wire(t);
   const userData = '{"id":"42"}';
   wire.send({ event: 'pusher:signin', data: { auth: userAuth(APP, wire.id, userData), user_data: userData } });
   await wire.ear.until('pusher:signin_success');
   await wire.subscribe('#server-to-user-42');
   const headers = { Authorization: `Bearer ${jwt({ sub: '42' }, KEY)}` };
-  const meta = await guarded.listening(t, 'user/42', '?meta=1', headers);
-  const anywhere = await guarded.listening(t, 'orders', '?meta=1', headers);
-  const stranger = await guarded.listening(t, 'orders', '?meta=1', { Authorization: `Bearer ${jwt({ sub: '43' }, KEY)}` });
-  await keyed.rest().sendToUser('42', 'mail', { n: 1 });
+  const meta = await plain.listening(t, 'user/42', '?meta=1', headers);
+  const anywhere = await plain.listening(t, 'orders', '?meta=1', headers);
+  const stranger = await plain.listening(t, 'orders', '?meta=1', { Authorization: `Bearer ${jwt({ sub: '43' }, KEY)}` });
+  await s.rest().sendToUser('42', 'mail', { n: 1 });
   for (const listener of [meta, anywhere]) {
     const heard = JSON.parse((await listener.ear.next()).text);
     assert.deepEqual([heard.event, heard.channel, heard.data], ['mail', 'user/42', '{"n":1}']);
   }
   assert.deepEqual(await wire.ear.until('mail').then(({ channel, data }) => [channel, data]), ['#server-to-user-42', '{"n":1}']);
-  assert.equal((await guarded.post('/user/42', 'by plain', back)).status, 200);
+  assert.equal((await plain.post('/user/42', 'by plain')).status, 200);
   assert.deepEqual(await wire.ear.next().then(({ event, channel, data }) => [event, channel, data]), ['message', '#server-to-user-42', 'by plain']);
   assert.equal(JSON.parse((await meta.ear.next()).text).data, 'by plain');
-  await guarded.post(ch('orders'), 'end', back);
+  await plain.post(ch('orders'), 'end');
   assert.equal(JSON.parse((await stranger.ear.next()).text).data, 'end');
+});
+
+test('who sends a user away sends her away from both doors', async (t) => {
+  const headers = { Authorization: `Bearer ${jwt({ sub: 'away' }, KEY)}` };
+  for (const end of [
+    () => fetch(`${s.server.url}/user/away`, { method: 'DELETE', headers: back }),
+    () => s.rest().terminateUserConnections('away'),
+  ]) {
+    const wire = await s.wire(t);
+    const userData = '{"id":"away"}';
+    wire.send({ event: 'pusher:signin', data: { auth: userAuth(APP, wire.id, userData), user_data: userData } });
+    await wire.ear.until('pusher:signin_success');
+    const meta = await plain.listening(t, 'orders', '?meta=1', headers);
+    const bystander = await s.wire(t);
+    assert.deepEqual(await plain.get('/user/away', back).then(({ body }) => [body.online, body.connections]), [true, 2]);
+    assert.equal((await end()).status, 200);
+    assert.deepEqual([(await wire.closed).code, (await meta.closed).code], [4009, 4403]);
+    assert.deepEqual(await bystander.settled(), []);
+  }
+});
+
+test('who listens to a presence channel through the plain door is a member', async (t) => {
+  const wire = await s.wire(t);
+  await wire.subscribe('presence-both', { channelData: '{"user_id":"u-2"}' });
+  const headers = { Authorization: `Bearer ${jwt({ sub: 'u-17', listen: ['presence-both'] }, KEY)}` };
+  const meta = await plain.listening(t, 'presence-both', '?meta=1', headers);
+  const added = await wire.ear.next();
+  assert.deepEqual([added.event, JSON.parse(added.data).user_id], ['pusher_internal:member_added', 'u-17']);
+  const users = JSON.parse((await s.request('GET', '/apps/4711/channels/presence-both/users')).text);
+  assert.deepEqual(users.users.map(({ id }) => id).sort(), ['u-17', 'u-2']);
+  meta.socket.close();
+  const removed = await wire.ear.next();
+  assert.deepEqual([removed.event, JSON.parse(removed.data)], ['pusher_internal:member_removed', { user_id: 'u-17' }]);
+});
+
+test('a POST is what a cache channel keeps', async (t) => {
+  await plain.post(ch('cache-posted', '?event=price'), '1.09');
+  const wire = await s.wire(t);
+  await wire.subscribe('cache-posted');
+  assert.deepEqual(await wire.ear.next().then(({ event, data }) => [event, data]), ['price', '1.09']);
+});
+
+test('a channel that is deleted sends its subscribers to ask again', async (t) => {
+  const [wire, bystander] = [await s.wire(t), await s.wire(t)];
+  await wire.subscribe('deleted');
+  assert.equal((await fetch(s.server.url + ch('deleted'), { method: 'DELETE', headers: back })).status, 200);
+  assert.equal((await wire.closed).code, 4200);
+  assert.deepEqual(await bystander.settled(), []);
 });
 
 // Names of the protocol
@@ -201,45 +242,44 @@ const SECRETS = ['private-secret', 'presence-secret', 'private-encrypted-secret'
 
 for (const name of SECRETS) {
   test(`what is private is private behind the plain door: ${name}`, async (t) => {
-    for (const [door, stage] of [[plain, s], [guarded, keyed]]) {
-      const stranger = { Authorization: `Bearer ${jwt({ sub: '8', listen: ['orders', 'private-secre'] }, KEY)}` };
-      for (const headers of door === guarded ? [{}, stranger] : [{}]) {
-        const expected = headers.Authorization ? [403, 4403] : [401, 4401];
-        assert.equal((await door.get(ch(name), headers)).status, expected[0]);
-        assert.equal((await door.get(`/ch?name=orders&name=${encodeURIComponent(name)}`, headers)).status, expected[0]);
-        assert.equal((await door.stream(t, name, headers)).status, expected[0]);
-        for (const path of [ch(name), ch(name, '?meta=1'), ch(name, '?last=1&meta=1'), `/ch?name=orders&name=${encodeURIComponent(name)}`]) {
-          const socket = await door.socket(t, path, headers);
-          assert.equal((await socket.closed).code, expected[1], path);
-          assert.deepEqual(socket.ear.heard, []);
-        }
+    const stranger = { Authorization: `Bearer ${jwt({ sub: '8', listen: ['orders', 'private-secre'], speak: ['*'] }, KEY)}` };
+    for (const [headers, status, code] of [[{}, 401, 4401], [stranger, 403, 4403]]) {
+      const both = `/ch?name=orders&name=${encodeURIComponent(name)}`;
+      assert.equal((await plain.get(ch(name), headers)).status, status);
+      assert.equal((await plain.get(both, headers)).status, status);
+      assert.equal((await plain.stream(t, name, headers)).status, status);
+      for (const path of [ch(name), ch(name, '?meta=1'), ch(name, '?last=1&meta=1'), both]) {
+        const socket = await plain.socket(t, path, headers);
+        assert.equal((await socket.closed).code, code, path);
+        assert.deepEqual(socket.ear.heard.map(({ event }) => event), ['close']);
       }
-      // Who is on another channel hears nothing of it.
-      const bystander = await door.listening(t, 'orders', '?meta=1');
-      const body = JSON.stringify({ name: 'said', channel: name, data: 'secret' });
-      assert.equal((await stage.request('POST', '/apps/4711/events', { body })).status, 200);
-      await door.post(ch('orders'), 'end', back);
-      assert.equal(JSON.parse((await bystander.ear.next()).text).data, 'end');
+      // Nor does she say something there.
+      const said = await fetch(s.server.url + ch(name), { method: 'POST', body: 'x', headers });
+      assert.ok([401, 403].includes(said.status), `${said.status}`);
     }
-    // Nor does who has no key say something there.
-    assert.ok([401, 403].includes((await guarded.post(ch(name), 'x')).status));
+    // Who is on another channel hears nothing of it.
+    const bystander = await plain.listening(t, 'orders', '?meta=1');
+    const body = JSON.stringify({ name: 'said', channel: name, data: 'secret' });
+    assert.equal((await s.request('POST', '/apps/4711/events', { body })).status, 200);
+    await plain.post(ch('orders'), 'end');
+    assert.equal(JSON.parse((await bystander.ear.next()).text).data, 'end');
   });
 }
 
 test('a token opens them', async (t) => {
   const headers = { Authorization: `Bearer ${jwt({ sub: '7', listen: ['private-*', 'presence-secret'] }, KEY)}` };
   for (const name of ['private-secret', 'presence-secret']) {
-    const meta = await guarded.listening(t, name, '?meta=1', headers);
-    await keyed.rest().trigger(name, 'said', 'secret');
+    const meta = await plain.listening(t, name, '?meta=1', headers);
+    await s.rest().trigger(name, 'said', 'secret');
     assert.equal(JSON.parse((await meta.ear.next()).text).data, 'secret');
   }
-  const meta = await guarded.listening(t, 'user/7', '?meta=1', headers);
-  await keyed.rest().sendToUser('7', 'said', 'secret');
+  const meta = await plain.listening(t, 'user/7', '?meta=1', headers);
+  await s.rest().sendToUser('7', 'said', 'secret');
   assert.equal(JSON.parse((await meta.ear.next()).text).data, 'secret');
 });
 
 test('what is private behind the plain door takes a signature', async (t) => {
-  const wire = await keyed.wire(t);
+  const wire = await s.wire(t);
   for (const [name, auth] of [
     ['private/orders', ''], ['private/orders', undefined], ['private/orders', channelAuth(APP, wire.id, 'orders')],
     ['user/42', ''], ['user/42', undefined],
@@ -248,12 +288,12 @@ test('what is private behind the plain door takes a signature', async (t) => {
     const refused = await wire.ear.next();
     assert.equal(refused.event, 'pusher:subscription_error', `${name} ${refused.text}`);
   }
-  await guarded.post(ch('private/orders'), 'secret', back);
-  await guarded.post('/user/42', 'secret', back);
+  await plain.post(ch('private/orders'), 'secret');
+  await plain.post('/user/42', 'secret');
   assert.deepEqual(await wire.settled(), []);
   const good = await wire.subscribe('private/orders', { auth: channelAuth(APP, wire.id, 'private/orders') });
   assert.equal(good.event, 'pusher_internal:subscription_succeeded');
-  await guarded.post(ch('private/orders'), 'secret', back);
+  await plain.post(ch('private/orders'), 'secret');
   assert.equal((await wire.ear.next()).data, 'secret');
 });
 
@@ -265,4 +305,27 @@ test('only the first app shares its channels', async (t) => {
   await plain.post(ch('worlds'), 'ours');
   assert.equal((await raw.ear.next()).text, 'ours');
   assert.deepEqual((await wire.settled()).map(({ data }) => data), ['theirs']);
+});
+
+test('a server with an app and without a key has no other back end', async (t) => {
+  const closed = await startServer();
+  t.after(() => closed.stop());
+  for (const path of ['/ch/orders', '/ch/private-x', '/ch/*', '/user/7']) {
+    const { status } = await fetch(closed.url + path, { method: 'POST', body: 'x' });
+    assert.ok([401, 403].includes(status), `${path} ${status}`);
+  }
+  const { status } = await fetch(`${closed.url}/ch/private-x`);
+  assert.ok([401, 403].includes(status), `${status}`);
+});
+
+test('a server that nobody has configured has an app to try, and everybody is its back end', async (t) => {
+  const open = await start(program, ['--listen', '127.0.0.1:0'], {}, /^listening on http:\/\/(.*)$/);
+  t.after(() => open.stop());
+  const wire = openWire(t, `ws://${open.address}/app/app-key?protocol=7`);
+  await wire.ear.until('pusher:connection_established');
+  wire.send({ event: 'pusher:subscribe', data: { channel: 'orders' } });
+  await wire.ear.until('pusher_internal:subscription_succeeded');
+  const { status } = await fetch(`http://${open.address}/ch/orders?event=paid`, { method: 'POST', body: 'order 7' });
+  assert.equal(status, 200);
+  assert.equal((await wire.ear.next()).data, 'order 7');
 });

@@ -21,7 +21,9 @@ after(() => s.stop());
 // Signatures
 
 const MEI = '{"user_id":"u-17","user_info":{"name":"Mei","role":"editor"}}';
-const ORDER = '{"name":"order.updated","channels":["private-orders.42","orders"],"data":"{\\"id\\":42,\\"state\\":\\"paid\\"}","socket_id":"81923.4471","info":"subscription_count"}';
+const ORDER = JSON.stringify({
+  name: 'order.updated', channels: ['private-orders.42', 'orders'], data: '{"id":42,"state":"paid"}', socket_id: '81923.4471', info: 'subscription_count',
+});
 const AT = { auth_key: APP.key, auth_timestamp: '1795400000', auth_version: '1.0' };
 
 for (const [what, made, expected] of [
@@ -121,6 +123,17 @@ test('batches', async (t) => {
   assert.deepEqual(await wire.settled(), []);
 });
 
+test('a user has a path for events too', async (t) => {
+  const wire = await s.wire(t);
+  const userData = '{"id":"rest-mail"}';
+  wire.send({ event: 'pusher:signin', data: { auth: userAuth(APP, wire.id, userData), user_data: userData } });
+  await wire.ear.until('pusher:signin_success');
+  await wire.subscribe('#server-to-user-rest-mail');
+  const answer = await s.request('POST', '/apps/4711/users/rest-mail/events', { body: JSON.stringify({ name: 'said', data: 'x' }) });
+  assert.deepEqual([answer.status, answer.text], [200, '{}']);
+  assert.deepEqual(await wire.ear.next().then(({ event, channel, data }) => [event, channel, data]), ['said', '#server-to-user-rest-mail', 'x']);
+});
+
 test('the old way to publish', async (t) => {
   const wire = await s.wire(t);
   await wire.subscribe('old');
@@ -213,8 +226,8 @@ test('habits of libraries that are no mistakes', async () => {
   const good = async (what, promise) => assert.deepEqual((await promise).status, 200, what);
   await good('the name of the library', post({ headers: { 'X-Pusher-Library': 'pusher-http-php 7.2.6' } }));
   await good('no type', post({ headers: { 'Content-Type': '' } }));
-  await good('599 s ago', post({ time: Math.floor(Date.now() / 1000) - 590 }));
-  await good('599 s ahead', post({ time: Math.floor(Date.now() / 1000) + 590 }));
+  await good('ten minutes ago, nearly', post({ time: Math.floor(Date.now() / 1000) - 590 }));
+  await good('ten minutes ahead, nearly', post({ time: Math.floor(Date.now() / 1000) + 590 }));
   // PHP encodes what it sends and signs it as it was; a list it signs as one text.
   const asked = signed(APP, 'GET', '/apps/4711/channels/presence-habit', { params: { info: 'user_count,subscription_count' } });
   const { info, ...others } = asked;
@@ -303,8 +316,11 @@ const REFUSED = {
   'a name that is a number': [['POST', EVENTS, { body: event({ name: 7 }) }], 400],
   'an empty name': [['POST', EVENTS, { body: event({ name: '' }) }], 400],
   'a name of 201 characters': [['POST', EVENTS, { body: event({ name: 'n'.repeat(201) }) }], 400],
+  'a name with a line break': [['POST', EVENTS, { body: event({ name: 'said\ndata: more' }) }], 400],
+  'a name that is half a character': [['POST', EVENTS, { body: event().replace('said', '\\ud800') }], 400],
   'a name of the protocol': [['POST', EVENTS, { body: event({ name: 'pusher:ping' }) }], 400],
   'an inner name of the protocol': [['POST', EVENTS, { body: event({ name: 'pusher_internal:member_added' }) }], 400],
+  'data that is half a character': [['POST', EVENTS, { body: event().replace('"x"', '"\\ud800"') }], 400],
   'no data': [['POST', EVENTS, { body: event({ data: undefined }) }], 400],
   'no channel': [['POST', EVENTS, { body: event({ channel: undefined }) }], 400],
   'no channels': [['POST', EVENTS, { body: event({ channel: undefined, channels: [] }) }], 400],
@@ -318,6 +334,7 @@ const REFUSED = {
   'one bad channel of two': [['POST', EVENTS, { body: event({ channel: undefined, channels: ['a', 'b c'] }) }], 400],
   '101 channels': [['POST', EVENTS, { body: event({ channel: undefined, channels: channelsOf(101) }) }], 400],
   '4 channels, where 3 may be': [['POST', '/apps/4715/events', { app: BATCHES, body: event({ channel: undefined, channels: channelsOf(4) }) }], 400],
+  'an encrypted channel and another': [['POST', EVENTS, { body: event({ channel: undefined, channels: ['private-encrypted-a', 'b'] }) }], 400],
   'a socket_id that is none': [['POST', EVENTS, { body: event({ socket_id: 'me' }) }], 400],
   'an unknown info': [['POST', EVENTS, { body: event({ info: 'everything' }) }], 400],
   'data that is too large': [['POST', EVENTS, { body: event({ data: 'x'.repeat(102_401) }) }], 413, /content of this event/],
@@ -331,6 +348,7 @@ const REFUSED = {
   'a batch of numbers': [['POST', '/apps/4711/batch_events', { body: '{"batch":[1]}' }], 400],
   'a batch with too much data': [['POST', '/apps/4711/batch_events', { body: JSON.stringify({ batch: [{ name: 'n', channel: 'c', data: 'x'.repeat(102_401) }] }) }], 413, /content of this event/],
   // What is asked
+  'a parameter twice': [['GET', CHANNELS, () => ({ query: `${query(APP, 'GET', CHANNELS)}&auth_key=${APP.key}` })], 400],
   'an unknown info of channels': [['GET', CHANNELS, { params: { info: 'everything' } }], 400],
   'user_count of all channels': [['GET', CHANNELS, { params: { info: 'user_count' } }], 400],
   'user_count of channels that are not presence': [['GET', CHANNELS, { params: { info: 'user_count', filter_by_prefix: 'private-' } }], 400],

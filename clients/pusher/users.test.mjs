@@ -2,9 +2,9 @@
 
 import test, { after, before } from 'node:test';
 import assert from 'node:assert/strict';
-import { APP, channelAuth, Ear, emitted, listen, sign, stage, subscribe, userAuth } from './harness.mjs';
+import { APP, channelAuth, emitted, listen, sign, stage, subscribe, userAuth } from './harness.mjs';
 
-const STRICT = { id: '4712', key: 'strict-key', secret: 'strict-secret', authorize_within: '500ms' };
+const STRICT = { id: '4712', key: 'strict-key', secret: 'strict-secret', authorize_within: '1s' };
 const UNWATCHED = { id: '4713', key: 'unwatched-key', secret: 'unwatched-secret', watchlist: false };
 
 let s;

@@ -5,7 +5,6 @@ Whatever is waited for has PATIENCE to come. That is no timing of the server: it
 
 import hashlib
 import hmac
-import http.server
 import json
 import os
 import queue
@@ -30,30 +29,29 @@ PROGRAM = os.environ.get("FANFARE_BIN") or str(ROOT / "target/debug/fanfare")
 
 
 def sign(text, app=APP):
-    """The signature of a text, as sockets and webhooks have it."""
+    """The signature of a text, as sockets have it."""
     return hmac.new(app["secret"].encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 class Server:
     """The server with one app, on a free port."""
 
-    def __init__(self, webhooks=()):
+    def __init__(self):
         lines = ["[[apps]]", *(f"{key} = {json.dumps(value)}" for key, value in APP.items())]
-        if webhooks:
-            lines.append("webhooks = [%s]" % ", ".join("{ url = %s, events = %s }" % (json.dumps(url), json.dumps(events)) for url, events in webhooks))
-        with tempfile.TemporaryDirectory() as folder:
-            config = Path(folder) / "fanfare.toml"
-            config.write_text("\n".join(lines) + "\n")
-            self._process = subprocess.Popen(
-                [PROGRAM, "--listen", "127.0.0.1:0", "--config", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            self._errors = []
-            self._reader = threading.Thread(target=lambda: self._errors.extend(self._process.stderr), daemon=True)
-            self._reader.start()
-            for line in self._process.stdout:
-                if match := re.match(r"listening on http://(.*):(\d+)$", line.strip()):
-                    self.host, self.port = match[1], int(match[2])
-                    return
+        # The server looks at its file as long as it runs.
+        self._folder = tempfile.TemporaryDirectory()
+        config = Path(self._folder.name) / "fanfare.toml"
+        config.write_text("\n".join(lines) + "\n")
+        self._process = subprocess.Popen(
+            [PROGRAM, "--listen", "127.0.0.1:0", "--config", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._errors = []
+        self._reader = threading.Thread(target=lambda: self._errors.extend(self._process.stderr), daemon=True)
+        self._reader.start()
+        for line in self._process.stdout:
+            if match := re.match(r"listening on http://(.*):(\d+)$", line.strip()):
+                self.host, self.port = match[1], int(match[2])
+                return
         self._reader.join()
         raise RuntimeError("the server ended: " + "".join(self._errors))
 
@@ -64,6 +62,7 @@ class Server:
         self._reader.join()
         self._process.stdout.close()
         self._process.stderr.close()
+        self._folder.cleanup()
         return status
 
     def publisher(self, **options):
@@ -132,33 +131,3 @@ class Subscriber:
         except (AttributeError, OSError):
             pass  # it has ended already
         connection.join(PATIENCE)
-
-
-class Webhooks:
-    """Where the server sends what has happened."""
-
-    def __init__(self):
-        self.heard = heard = queue.Queue()
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                heard.put((self.headers, body.decode()))
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = "http://127.0.0.1:%d/hook" % self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def next(self):
-        return self.heard.get(timeout=PATIENCE)
-
-    def stop(self):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
