@@ -86,7 +86,7 @@ const ENGINE_FAULTS: [(&str, &[Change]); 4] = [
         &[(
             "        let replay = ordered.streams.subscribe(shard, channels, resume, reader, now)?;\n",
             "        let replay = ordered.streams.read(channels, resume, reader, now);\n        drop(ordered);\n        \
-             let mut ordered = self.app(app)?.ordered.lock();\n        \
+             let mut ordered = app.ordered.lock();\n        \
              ordered.streams.subscribe(shard, channels, Resume::Now, reader, now)?;\n",
         )],
     ),
@@ -95,7 +95,7 @@ const ENGINE_FAULTS: [(&str, &[Change]); 4] = [
         "joined_later",
         &[(
             "        if is_new {\n",
-            "        drop(ordered);\n        let mut ordered = self.app(app)?.ordered.lock();\n        if is_new {\n",
+            "        drop(ordered);\n        let mut ordered = app.ordered.lock();\n        if is_new {\n",
         )],
     ),
 ];

@@ -58,9 +58,9 @@ pub enum Refusal {
     )]
     LostUpgrade,
     /// Too much, too fast: a limit of a rate.
-    #[error("too fast: try again in {seconds} s (limits.{limit})")]
+    #[error("too fast: try again in {seconds} s ({})", setting(limit))]
     TooFast {
-        /// The setting, without its section.
+        /// The setting, without its section if that is `limits`.
         limit: &'static str,
         /// When it may be tried again, in seconds.
         seconds: u64,
@@ -99,6 +99,15 @@ pub enum Refusal {
     /// The server is shutting down.
     #[error("the server is shutting down")]
     Draining,
+}
+
+/// The whole name of a limit's setting.
+fn setting(limit: &str) -> String {
+    if limit.contains('.') {
+        limit.to_owned()
+    } else {
+        format!("limits.{limit}")
+    }
 }
 
 impl Refusal {
@@ -272,7 +281,7 @@ pub enum Disconnect {
     #[error("slow consumer: nothing read for {0:?}")]
     Stalled(Duration),
     /// The peer went on to send more than this limit allows.
-    #[error("too fast for too long (limits.{0})")]
+    #[error("too fast for too long ({})", setting(.0))]
     TooFast(&'static str),
     /// The peer was silent for two ping intervals.
     #[error("no sign of life for {0:?}")]
@@ -286,6 +295,9 @@ pub enum Disconnect {
     /// The app wants to know who everybody is, and the peer has not shown it in time.
     #[error("neither signed in nor subscribed to a channel that needs a signature, within authorize_within")]
     Unauthorized,
+    /// The same page has connected anew, and this connection did not answer any more.
+    #[error("another connection of the same page has taken this one's place")]
+    Superseded,
     /// Something that the session should have heard is gone, and its wire form has no way to say so
     /// but the end.
     #[error("what came after `since` is no longer kept: reload, and connect without it")]
@@ -315,7 +327,7 @@ impl Disconnect {
             Self::Protocol { code, .. } => Some(*code),
             Self::SlowConsumer { .. } | Self::Stalled(_) => Some(4408),
             Self::TooFast(_) => Some(1008),
-            Self::Idle(_) | Self::Aged => Some(1001),
+            Self::Idle(_) | Self::Aged | Self::Superseded => Some(1001),
             Self::Expired | Self::Unauthorized => Some(4401),
             // As HTTP's 416, "range not satisfiable".
             Self::Gap => Some(4416),
@@ -335,9 +347,14 @@ impl Disconnect {
             Self::ByPeer(code) => Some(code.unwrap_or(1000)),
             Self::Refused(refusal) => Some(refusal.pusher_code()),
             Self::Protocol { code, .. } => Some(*code),
-            Self::SlowConsumer { .. } | Self::Stalled(_) | Self::TooFast(_) => Some(4100),
+            // A library that comes back at once to a server that is just being started anew waits for 15 s.
+            Self::SlowConsumer { .. }
+            | Self::Stalled(_)
+            | Self::TooFast(_)
+            | Self::Superseded
+            | Self::Draining => Some(4100),
             Self::Idle(_) => Some(4201),
-            Self::Aged | Self::Gap | Self::Deleted | Self::Answered | Self::Draining => Some(4200),
+            Self::Aged | Self::Gap | Self::Deleted | Self::Answered => Some(4200),
             Self::Expired | Self::Unauthorized => Some(4009),
             Self::Internal => Some(1011),
         }
@@ -367,6 +384,7 @@ impl Disconnect {
             Self::Aged => "aged",
             Self::Expired => "expired",
             Self::Unauthorized => "unauthorized",
+            Self::Superseded => "superseded",
             Self::Gap => "gap",
             Self::Deleted => "deleted",
             Self::Answered => "answered",
@@ -384,6 +402,7 @@ impl Disconnect {
                 | Self::Aged
                 | Self::Expired
                 | Self::Unauthorized
+                | Self::Superseded
                 | Self::Gap
                 | Self::Deleted
                 | Self::Answered
@@ -466,6 +485,7 @@ mod tests {
             Disconnect::Aged,
             Disconnect::Expired,
             Disconnect::Unauthorized,
+            Disconnect::Superseded,
             Disconnect::Gap,
             Disconnect::Deleted,
             Disconnect::Answered,
@@ -520,7 +540,8 @@ mod tests {
         check_pusher(Disconnect::Stalled(Duration::ZERO), 4100, Then::Waits);
         check_pusher(Disconnect::TooFast(""), 4100, Then::Waits);
         check_pusher(Disconnect::Internal, 1011, Then::Waits);
-        check_pusher(Disconnect::Draining, 4200, Then::ComesBackAtOnce);
+        check_pusher(Disconnect::Draining, 4100, Then::Waits);
+        check_pusher(Disconnect::Deleted, 4200, Then::ComesBackAtOnce);
         check_pusher(Disconnect::Idle(Duration::ZERO), 4201, Then::ComesBackAtOnce);
     }
 }

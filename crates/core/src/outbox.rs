@@ -93,6 +93,7 @@ pub struct OutboxFull {
 ///
 /// Invariant: `pending_bytes` is the sum of the frames' lengths minus `front_written`.
 /// Invariant: `front` is empty only when nothing waits, and `front_written < front.len()` else.
+/// Invariant: `beyond_bytes` is 0 when nothing waits.
 /// Invariant: where there are tags, there is one for each frame of `rest`, in the same order.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -143,6 +144,11 @@ impl Outbox {
         self.beyond_bytes = self.beyond_bytes.saturating_add(frame.len());
         // Nothing is too much for this limit.
         let _ = self.push(frame, usize::MAX);
+    }
+
+    /// Whether something of that kind still waits, as far as that can be told.
+    pub fn is_beyond(&self) -> bool {
+        self.beyond_bytes > 0
     }
 
     /// Adds a frame that may be dropped while it waits, or in whose favour others may be. `marker`

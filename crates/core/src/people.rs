@@ -23,7 +23,7 @@
 //! This module has no lock and no clock, and does not know what a place is: `P` names a connection
 //! so that its owner finds it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ pub struct People<P> {
     dismissals: VecDeque<(Moment, u64, UserId)>,
     dismissals_total: u64,
     /// Who is watched, and by whom; and the reverse.
-    watched: HashMap<UserId, Vec<P>>,
+    watched: HashMap<UserId, HashSet<P>>,
     watching: HashMap<P, Vec<UserId>>,
     notices: Vec<Notice<P>>,
     reports: VecDeque<Report>,
@@ -240,8 +240,7 @@ impl<P: Copy + Eq + Hash> People<P> {
         self.unwatch(place);
         for user in users {
             let watchers = self.watched.entry(user.clone()).or_default();
-            if !watchers.contains(&place) {
-                watchers.push(place);
+            if watchers.insert(place) {
                 self.watching.entry(place).or_default().push(user.clone());
             }
         }
@@ -251,7 +250,7 @@ impl<P: Copy + Eq + Hash> People<P> {
     pub fn unwatch(&mut self, place: P) {
         for user in self.watching.remove(&place).unwrap_or_default() {
             if let Some(watchers) = self.watched.get_mut(&user) {
-                watchers.retain(|watcher| *watcher != place);
+                watchers.remove(&place);
                 if watchers.is_empty() {
                     self.watched.remove(&user);
                 }

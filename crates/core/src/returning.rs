@@ -7,10 +7,10 @@
 //! * **By a hint.** The page has drawn a text for itself and connects with it in the path, so all its
 //!   connections have it and no other page's. Exact: a new session with the same hint takes the place of
 //!   the one before at once, also if nobody has noticed yet that the old one is cut.
-//! * **By user and device.** Who has shown who she is, by a signature, goes on for a session of the same
-//!   user and device that was cut, or that has not answered for [`SUSPECT_AFTER`]. Two tabs cannot be told
-//!   apart: where they had received different parts, whoever comes back first is given what the one
-//!   lacks that has received least. So nothing is ever missing, but something may come twice.
+//! * **By user and device.** Who has shown who she is, by a signature, goes on for the sessions of the same
+//!   user and device that were cut, or owe an answer. Tabs cannot be told apart, nor a page that is new from
+//!   one that comes back: each is given what the one lacks that has received least, as long as that is
+//!   remembered. So nothing is ever missing, but something may come twice.
 //!
 //! What was sent and not acknowledged when the connection broke may have arrived nevertheless, and comes
 //! again: with either way, up to what one round trip takes may come twice, and never be missing.
@@ -18,17 +18,20 @@
 //! # Invariants
 //!
 //! * A session that has ended is remembered for the age given, and only if it did not end by its own will.
+//! * Where it cannot be said whether something was missed, that is said: of sessions that were forgotten for
+//!   want of room or because of their age, and of those that could not be remembered.
 //! * A channel that was not subscribed to again stays owed: who is cut once more before that goes on where
-//!   the first one was.
+//!   the first one was. So does what was given again and not acknowledged.
 //!
-//! Bounds: the records, by [`Returning::new`]; at the bound the oldest of those that have ended go. Channels
-//! of a record are bounded by the subscriptions of a session.
+//! Bounds: [`Bounds`]. At the number of records the oldest of those that have ended go, and if there is none
+//! a session is not remembered; at the number of channels no further one is. Of hints that were forgotten
+//! that is remembered for an hour, as many as there may be records.
 //!
 //! This module has no clock, no lock and no streams: it says positions, and streams say whether what came
 //! behind them is still kept.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::time::Duration;
 
 use slab::Slab;
@@ -40,14 +43,50 @@ use crate::position::Position;
 use crate::session_id::SessionId;
 use crate::user::UserId;
 
-/// Time without an answer to what was asked, after which a session is as good as cut.
+/// Time without an answer to what was asked, after which a session is as good as cut and may be closed.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
+
+/// Time for which it is remembered that a hint was forgotten.
+const FORGOTTEN_AGE: Duration = Duration::from_hours(1);
+
+/// How much is remembered of one app.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Time for which a session that was cut can be gone on for, and for which a channel stays owed.
+    pub age: Duration,
+    /// Sessions, open ones included.
+    pub records_max: usize,
+    /// Channels of one session, with those that are owed.
+    pub channels_per_record_max: usize,
+    /// Channels of all sessions together.
+    pub channels_max: usize,
+}
+
+/// Where a session began to listen to a channel.
+#[derive(Clone, Copy, Debug)]
+struct Began {
+    position: Position,
+    /// Receipts that had been asked for until then: only a later one says that what was given at the
+    /// beginning has arrived.
+    receipts: u64,
+}
 
 /// Names a record as long as its session lives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RecordKey {
     index: usize,
     number: u64,
+}
+
+/// A session that begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Begun<P> {
+    /// Its record; `None`: there is no room for one.
+    pub key: Option<RecordKey>,
+    /// The connection that had the hint before, if it seems to be dead although it is open.
+    pub superseded: Option<P>,
+    /// It goes on for one that was forgotten, or may.
+    pub is_doubtful: bool,
 }
 
 /// Where a channel goes on.
@@ -67,13 +106,15 @@ struct Record<P> {
     hint: Option<Box<str>>,
     device: u64,
     users: SmallVec<[UserId; 1]>,
-    received: Option<Position>,
+    /// Receipts that were asked for.
+    receipts: u64,
+    /// The last one that came, and what it stands for.
+    received: Option<(u64, Position)>,
     /// Since when an answer is missing.
     asked_at: Option<Moment>,
-    /// Where each channel began; what it has received since then is in `received`.
-    channels: HashMap<ChannelName, Position>,
-    /// Channels of the sessions before, not subscribed to again yet.
-    owed: HashMap<ChannelName, Position>,
+    channels: HashMap<ChannelName, Began>,
+    /// Channels of the sessions before, not subscribed to again yet, each until then.
+    owed: HashMap<ChannelName, (Position, Moment)>,
     ended_at: Option<Moment>,
 }
 
@@ -86,28 +127,38 @@ pub struct Returning<P> {
     /// Records that have ended, oldest first; may hold stale ones.
     ended: VecDeque<(Moment, RecordKey)>,
     numbers: u64,
-    age: Duration,
-    records_max: usize,
+    /// Hints that were forgotten, hashed, and until when that is remembered; in that order too.
+    forgotten: HashMap<u64, Moment>,
+    forgotten_queue: VecDeque<(Moment, u64)>,
+    /// Until then users may come back who were forgotten for want of room.
+    users_doubtful_until: Moment,
+    hasher: RandomState,
+    /// Channels of all records.
+    channels: usize,
+    bounds: Bounds,
     dropped: usize,
 }
 
 impl<P: Copy + Eq + Hash> Returning<P> {
-    /// Nobody is remembered. Sessions that were cut are for `age`, `records_max` of them at most.
-    pub fn new(age: Duration, records_max: usize) -> Self {
+    /// Nobody is remembered.
+    pub fn new(bounds: Bounds) -> Self {
         Self {
             records: Slab::new(),
             by_hint: HashMap::new(),
             by_user: HashMap::new(),
             ended: VecDeque::new(),
             numbers: 0,
-            age,
-            records_max,
+            forgotten: HashMap::new(),
+            forgotten_queue: VecDeque::new(),
+            users_doubtful_until: Moment::default(),
+            hasher: RandomState::new(),
+            channels: 0,
+            bounds,
             dropped: 0,
         }
     }
 
-    /// A session begins. With a hint it goes on for the one that had the hint before: returns its connection,
-    /// if that still seems to be open, which is to be closed. `None` for the key: there is no room.
+    /// A session begins. With a hint it goes on for the one that had the hint before.
     pub fn begin(
         &mut self,
         hint: Option<&str>,
@@ -115,20 +166,26 @@ impl<P: Copy + Eq + Hash> Returning<P> {
         session: SessionId,
         place: P,
         now: Moment,
-    ) -> (Option<RecordKey>, Option<P>) {
+    ) -> Begun<P> {
         self.expire(now);
+        let hash = hint.map(|hint| self.hasher.hash_one(hint));
+        let mut begun = Begun {
+            key: None,
+            superseded: None,
+            is_doubtful: match hash {
+                Some(hash) => self.forgotten.contains_key(&hash),
+                None => now < self.users_doubtful_until,
+            },
+        };
         let before = hint.and_then(|hint| self.by_hint.get(hint).copied());
         let before = before.and_then(|index| self.remove(index));
-        while self.records.len() >= self.records_max {
-            let oldest = self.ended.pop_front();
-            let Some((_, key)) = oldest else {
-                self.dropped += 1;
-                return (None, None);
-            };
-            if self.get(key).is_some() {
-                self.dropped += 1;
-                self.remove(key.index);
+        if self.records.len() >= self.bounds.records_max && !self.make_room(now) {
+            self.dropped += 1;
+            begun.is_doubtful = true;
+            if let Some(hash) = hash {
+                self.note_forgotten(hash, now);
             }
+            return begun;
         }
         self.numbers += 1;
         let number = self.numbers;
@@ -139,24 +196,64 @@ impl<P: Copy + Eq + Hash> Returning<P> {
             hint: hint.map(Into::into),
             device,
             users: SmallVec::new(),
+            receipts: 0,
             received: None,
             asked_at: None,
             channels: HashMap::new(),
             owed: HashMap::new(),
             ended_at: None,
         };
-        let mut superseded = None;
         if let Some(before) = before {
-            superseded = before.ended_at.is_none().then_some(before.place);
-            record.owed = before.all();
+            let is_dead = before.asked_at.is_some_and(|asked| now >= asked + SUSPECT_AFTER);
+            begun.superseded = (before.ended_at.is_none() && is_dead).then_some(before.place);
             // What is excluded was said moments ago: two sessions before are enough.
-            record.sessions.extend(before.sessions.into_iter().take(2));
+            record.sessions.extend(before.sessions.iter().copied().take(2));
+            record.owed = before.into_owed(now, now + self.bounds.age);
+            self.channels += record.owed.len();
         }
         let index = self.records.insert(record);
         if let Some(hint) = hint {
             self.by_hint.insert(hint.into(), index);
         }
-        (Some(RecordKey { index, number }), superseded)
+        begun.key = Some(RecordKey { index, number });
+        begun
+    }
+
+    /// Forgets the oldest record that has ended; says whether there was one.
+    fn make_room(&mut self, now: Moment) -> bool {
+        while let Some((_, key)) = self.ended.pop_front() {
+            if self.get(key).is_some() {
+                self.dropped += 1;
+                self.forget(key, now);
+                self.users_doubtful_until = now + self.bounds.age;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Forgets a record that somebody may come back for.
+    fn forget(&mut self, key: RecordKey, now: Moment) {
+        if let Some(hint) = self.remove(key.index).and_then(|record| record.hint) {
+            self.note_forgotten(self.hasher.hash_one(&*hint), now);
+        }
+    }
+
+    fn note_forgotten(&mut self, hint: u64, now: Moment) {
+        let until = now + FORGOTTEN_AGE;
+        self.forgotten.insert(hint, until);
+        self.forgotten_queue.push_back((until, hint));
+        while self.forgotten_queue.len() > self.bounds.records_max {
+            self.drop_forgotten();
+        }
+    }
+
+    fn drop_forgotten(&mut self) {
+        if let Some((until, hint)) = self.forgotten_queue.pop_front()
+            && self.forgotten.get(&hint) == Some(&until)
+        {
+            self.forgotten.remove(&hint);
+        }
     }
 
     fn get(&mut self, key: RecordKey) -> Option<&mut Record<P>> {
@@ -167,6 +264,7 @@ impl<P: Copy + Eq + Hash> Returning<P> {
 
     fn remove(&mut self, index: usize) -> Option<Record<P>> {
         let record = self.records.try_remove(index)?;
+        self.channels -= record.channels.len() + record.owed.len();
         if let Some(hint) = &record.hint
             && self.by_hint.get(hint) == Some(&index)
         {
@@ -184,8 +282,8 @@ impl<P: Copy + Eq + Hash> Returning<P> {
         Some(record)
     }
 
-    /// Where a channel goes on that a session subscribes to now. `user`: who it is, where that counts for the
-    /// channel.
+    /// Where a channel goes on that a session is about to subscribe to. `user`: who it is, where that counts
+    /// for the channel. Changes nothing: [`Self::listens`] follows when it does.
     pub fn past(
         &mut self,
         key: RecordKey,
@@ -195,71 +293,104 @@ impl<P: Copy + Eq + Hash> Returning<P> {
     ) -> Option<Past> {
         self.expire(now);
         let record = self.get(key)?;
-        let sessions = record.sessions.clone();
-        if let Some(position) = record.owed.remove(channel) {
+        let mut sessions = record.sessions.clone();
+        if let Some((position, _)) = record.owed.get(channel).filter(|(_, until)| now < *until) {
+            let position = *position;
             return Some(Past { position, sessions });
         }
-        let identity = (user?.clone(), record.device);
-        let candidates = self.by_user.get(&identity)?.iter().filter_map(|index| {
-            let record = self.records.get(*index)?;
-            let is_other = record.number != key.number && record.hint.is_none();
-            let is_cut = record.ended_at.is_some()
-                || record.asked_at.is_some_and(|asked| now >= asked + SUSPECT_AFTER);
-            let position = record.position(channel)?;
-            (is_other && is_cut).then_some((position, *index))
-        });
-        let candidates: SmallVec<[(Position, usize); 4]> = candidates.collect();
-        // Offsets of one epoch are compared; another epoch's is none that a stream would know.
-        let (least, _) = *candidates.iter().min_by_key(|(position, _)| position.offset)?;
-        let (_, most) = *candidates.iter().max_by_key(|(position, _)| position.offset)?;
-        let mut sessions = sessions;
+        let candidates = self.candidates(key, channel, user?);
+        let (position, _) = *candidates.iter().min_by_key(|(position, _)| position.offset)?;
         for (_, index) in &candidates {
             if let Some(record) = self.records.get(*index) {
                 sessions.extend(record.sessions.iter().copied());
             }
         }
-        // Whoever comes next finds the rest: the one that lacks most stays to the last.
-        if let Some(record) = self.records.get_mut(most) {
-            record.channels.remove(channel);
-            record.owed.remove(channel);
-        }
-        Some(Past {
-            position: least,
-            sessions,
-        })
+        Some(Past { position, sessions })
     }
 
-    /// A session listens to a channel from this place on; as `user`, if that counts for the channel.
+    /// Sessions of the same user and device that were cut and had the channel: where each of them was.
+    fn candidates(
+        &self,
+        key: RecordKey,
+        channel: &ChannelName,
+        user: &UserId,
+    ) -> SmallVec<[(Position, usize); 4]> {
+        let device = self.records.get(key.index).map_or(0, |record| record.device);
+        let indices = self.by_user.get(&(user.clone(), device)).into_iter().flatten();
+        let candidates = indices.filter_map(|index| {
+            let record = self.records.get(*index)?;
+            let is_other = record.number != key.number && record.hint.is_none();
+            // One that is well and has only not answered yet is taken for cut: rather twice than never.
+            let is_cut = record.ended_at.is_some() || record.asked_at.is_some();
+            let position = record.position(channel)?;
+            (is_other && is_cut).then_some((position, *index))
+        });
+        candidates.collect()
+    }
+
+    /// A session listens to a channel, as `user` if that counts for the channel. `from`: all up to there has
+    /// arrived, which is the place of [`Self::past`], if there was one, until a receipt says more.
     pub fn listens(&mut self, key: RecordKey, channel: &ChannelName, user: Option<&UserId>, from: Position) {
+        let bounds = self.bounds;
+        let has_room = self.channels < bounds.channels_max;
         let Some(record) = self.get(key) else { return };
-        record.channels.insert(channel.clone(), from);
-        let Some(user) = user.filter(|user| !record.users.contains(user)) else {
-            return;
-        };
-        record.users.push(user.clone());
-        let identity = (user.clone(), record.device);
-        self.by_user.entry(identity).or_default().push(key.index);
+        let freed = record.forget(channel);
+        let count = record.channels.len() + record.owed.len();
+        let fits = (has_room || freed > 0) && count < bounds.channels_per_record_max;
+        if fits {
+            let receipts = record.receipts;
+            let began = Began {
+                position: from,
+                receipts,
+            };
+            record.channels.insert(channel.clone(), began);
+        }
+        let new = user.filter(|user| fits && !record.users.contains(user));
+        if let Some(user) = new {
+            record.users.push(user.clone());
+            let identity = (user.clone(), record.device);
+            self.by_user.entry(identity).or_default().push(key.index);
+        }
+        self.channels = self.channels + usize::from(fits) - freed;
+        self.dropped += usize::from(!fits);
+    }
+
+    /// Whether it is remembered what a session receives of a channel.
+    pub fn listens_to(&self, key: RecordKey, channel: &ChannelName) -> bool {
+        let record = self.records.get(key.index);
+        let record = record.filter(|record| record.number == key.number);
+        record.is_some_and(|record| record.channels.contains_key(channel))
+    }
+
+    /// Whether a session has listened to a channel since before this place, so that what stands there was its
+    /// already.
+    pub fn covers(&self, key: RecordKey, channel: &ChannelName, place: Position) -> bool {
+        let record = self.records.get(key.index);
+        let record = record.filter(|record| record.number == key.number);
+        let began = record.and_then(|record| record.channels.get(channel));
+        began.is_some_and(|began| began.position.epoch == place.epoch && began.position.offset < place.offset)
     }
 
     /// It listens to it no more, by its own will.
     pub fn forgets(&mut self, key: RecordKey, channel: &ChannelName) {
         if let Some(record) = self.get(key) {
-            record.channels.remove(channel);
-            record.owed.remove(channel);
+            let freed = record.forget(channel);
+            self.channels -= freed;
         }
     }
 
     /// It was asked whether all up to now has arrived.
     pub fn asked(&mut self, key: RecordKey, now: Moment) {
         if let Some(record) = self.get(key) {
+            record.receipts += 1;
             record.asked_at.get_or_insert(now);
         }
     }
 
-    /// All that it was given up to this place has arrived.
+    /// The answer to what was asked last: all that it was given up to this place has arrived.
     pub fn received(&mut self, key: RecordKey, position: Position) {
         if let Some(record) = self.get(key) {
-            record.received = Some(position);
+            record.received = Some((record.receipts, position));
             record.asked_at = None;
         }
     }
@@ -280,18 +411,33 @@ impl<P: Copy + Eq + Hash> Returning<P> {
     /// Forgets who was cut too long ago.
     pub fn expire(&mut self, now: Moment) {
         while let Some((at, key)) = self.ended.front().copied()
-            && now >= at + self.age
+            && now >= at + self.bounds.age
         {
             self.ended.pop_front();
             if self.get(key).is_some() {
-                self.remove(key.index);
+                self.forget(key, now);
             }
+        }
+        while let Some((until, _)) = self.forgotten_queue.front()
+            && now >= *until
+        {
+            self.drop_forgotten();
         }
     }
 
-    /// How many are remembered, open ones included, and how many could not be since the last call.
-    pub fn counts(&mut self) -> (usize, usize) {
-        (self.records.len(), std::mem::take(&mut self.dropped))
+    /// How many are remembered, open ones included.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// How many sessions or channels could not be remembered since the last call.
+    pub fn take_dropped(&mut self) -> usize {
+        std::mem::take(&mut self.dropped)
     }
 }
 
@@ -299,28 +445,38 @@ impl<P> Record<P> {
     /// What it has of a channel.
     fn position(&self, channel: &ChannelName) -> Option<Position> {
         match self.channels.get(channel) {
-            Some(began) => Some(later(*began, self.received)),
-            None => self.owed.get(channel).copied(),
+            Some(began) => Some(self.reached(*began)),
+            None => self.owed.get(channel).map(|(position, _)| *position),
         }
     }
 
-    /// What it has of all its channels.
-    fn all(&self) -> HashMap<ChannelName, Position> {
-        let channels = self.channels.iter();
-        let own = channels.map(|(channel, began)| (channel.clone(), later(*began, self.received)));
-        let owed = self
-            .owed
-            .iter()
-            .map(|(channel, position)| (channel.clone(), *position));
-        owed.chain(own).collect()
+    /// What it has of a channel that began there.
+    fn reached(&self, began: Began) -> Position {
+        match self.received {
+            Some((receipt, received)) if receipt > began.receipts => {
+                let is_behind =
+                    received.epoch == began.position.epoch && received.offset < began.position.offset;
+                if is_behind { began.position } else { received }
+            }
+            _ => began.position,
+        }
     }
-}
 
-/// The later of two places. One of another epoch, which the order of the app has left, counts for less.
-fn later(began: Position, received: Option<Position>) -> Position {
-    match received {
-        Some(received) if received.epoch == began.epoch && received.offset > began.offset => received,
-        _ => began,
+    /// Says how many entries that were.
+    fn forget(&mut self, channel: &ChannelName) -> usize {
+        let channels = usize::from(self.channels.remove(channel).is_some());
+        channels + usize::from(self.owed.remove(channel).is_some())
+    }
+
+    /// What it has of all its channels: of those that it listened to until now, for so long.
+    fn into_owed(mut self, now: Moment, until: Moment) -> HashMap<ChannelName, (Position, Moment)> {
+        let mut owed = std::mem::take(&mut self.owed);
+        owed.retain(|_, (_, until)| now < *until);
+        for (channel, began) in std::mem::take(&mut self.channels) {
+            let position = self.reached(began);
+            owed.insert(channel, (position, until));
+        }
+        owed
     }
 }
 
@@ -335,6 +491,15 @@ mod tests {
         Moment::after_start(Duration::from_secs(1_000 + seconds))
     }
 
+    fn bounds(records_max: usize) -> Bounds {
+        Bounds {
+            age: Duration::from_secs(120),
+            records_max,
+            channels_per_record_max: 3,
+            channels_max: 5,
+        }
+    }
+
     fn position(offset: u64) -> Position {
         Position {
             epoch: Epoch(1),
@@ -345,10 +510,11 @@ mod tests {
     /// A story of sessions, named by a letter. At `12 a …`, so many seconds after the start, a:
     ///
     /// `begin` or `begin hint` or `begin phone` (another device); `sub x` or `sub x u` (as a user) at the
-    /// place of the last word `@7`; `past x [u]` asks; `unsub x`; `asked`; `has 9`; `cut`; `bye`.
+    /// place of the last word `@7`; `past x [u]` asks; `unsub x`; `asked`; `has 9` (asked and answered) or `has 9 late`
+    /// (asked before); `cut`; `bye`. `past` changes nothing, so `sub` follows where a channel is gone on with.
     #[track_caller]
     fn check(story: &str) {
-        let mut returning: Returning<u32> = Returning::new(Duration::from_secs(120), 9);
+        let mut returning: Returning<u32> = Returning::new(bounds(9));
         let mut keys = HashMap::new();
         for (line, step) in story
             .lines()
@@ -369,9 +535,11 @@ mod tests {
                     let hint = words.contains(&"hint").then_some(HINT);
                     let device = u64::from(words.contains(&"phone"));
                     let session = SessionId(place.into());
-                    let (key, superseded) = returning.begin(hint, device, session, place, now);
-                    keys.insert(who.to_owned(), key.unwrap());
-                    superseded.map_or(String::new(), |place| char::from_u32(place).unwrap().to_string())
+                    let begun = returning.begin(hint, device, session, place, now);
+                    keys.insert(who.to_owned(), begun.key.unwrap());
+                    let superseded = begun.superseded.and_then(char::from_u32);
+                    let doubt = begun.is_doubtful.then_some('?');
+                    superseded.into_iter().chain(doubt).collect()
                 }
                 "past" => match returning.past(key.unwrap(), &channel(), user().as_ref(), now) {
                     None => "nothing".to_owned(),
@@ -397,7 +565,11 @@ mod tests {
                     returning.asked(key.unwrap(), now);
                     String::new()
                 }
+                // Asked and answered, unless it was asked before.
                 "has" => {
+                    if !words.contains(&"late") {
+                        returning.asked(key.unwrap(), now);
+                    }
                     returning.received(key.unwrap(), position(words[3].parse().unwrap()));
                     String::new()
                 }
@@ -412,7 +584,7 @@ mod tests {
         for key in keys.into_values() {
             returning.end(key, false, at(10_000));
         }
-        assert_eq!(returning.counts(), (0, 0), "{story}");
+        assert!(returning.is_empty() && returning.take_dropped() == 0, "{story}");
         assert!(returning.by_hint.is_empty() && returning.by_user.is_empty());
     }
 
@@ -426,13 +598,60 @@ mod tests {
              2 a cut
              3 b begin hint
              3 b past x -> 9 ba
+             3 b past x -> 9 ba
              3 b sub x @12
              3 b past x -> nothing",
+        );
+        // Cut again before what was given again has arrived, and after.
+        check(
+            "0 a begin hint
+             0 a sub x @5
+             1 a cut
+             2 b begin hint
+             2 b past x -> 5 ba
+             2 b sub x @5
+             3 b cut
+             4 c begin hint
+             4 c past x -> 5 cba
+             4 c sub x @5
+             5 c has 9
+             6 c cut
+             7 d begin hint
+             7 d past x -> 9 dcb",
+        );
+        // A receipt that was asked for before says nothing of what was given then.
+        check(
+            "0 a begin hint
+             0 a sub y @5
+             0 a asked
+             1 a sub x @3
+             2 a has 9 late
+             3 a cut
+             4 b begin hint
+             4 b past x -> 3 ba
+             4 b past y -> 9 ba",
+        );
+        // What is owed is not owed for ever, however often the page comes.
+        check(
+            "0 a begin hint
+             0 a sub x @5
+             1 a cut
+             2 b begin hint
+             2 b sub y @6
+             3 b cut
+             90 c begin hint
+             90 c past x -> 5 cba
+             91 c sub z @7
+             91 c cut
+             180 d begin hint
+             180 d past z -> 7 dcb
+             180 d past x -> nothing",
         );
         // Nothing was acknowledged: from where it began.
         check("0 a begin hint\n0 a sub x @5\n1 a cut\n2 b begin hint\n2 b past x -> 5 ba");
         // Nobody has noticed that the old connection is dead.
-        check("0 a begin hint\n0 a sub x @5\n0 a has 7\n1 b begin hint -> a\n1 b past x -> 7 ba\n2 a cut");
+        check("0 a begin hint\n0 a sub x @5\n0 a has 7\n1 b begin hint\n1 b past x -> 7 ba\n2 a cut");
+        check("0 a begin hint\n0 a sub x @5\n0 a asked\n3 b begin hint -> a\n3 b past x -> 5 ba");
         // Cut again before it has subscribed to everything.
         check(
             "0 a begin hint
@@ -451,21 +670,20 @@ mod tests {
         );
         check("0 a begin hint\n0 a sub x @5\n1 a bye\n2 b begin hint\n2 b past x -> nothing");
         check("0 a begin hint\n0 a sub x @5\n0 a unsub x\n1 a cut\n2 b begin hint\n2 b past x -> nothing");
-        check("0 a begin hint\n0 a sub x @5\n1 a cut\n121 b begin hint\n121 b past x -> nothing");
+        check("0 a begin hint\n0 a sub x @5\n1 a cut\n121 b begin hint -> ?\n121 b past x -> nothing");
         check("0 a begin hint\n0 a sub x @5\n1 a cut\n120 b begin hint\n120 b past x -> 5 ba");
         check("0 a begin\n0 a sub x @5\n1 a cut\n2 b begin\n2 b past x -> nothing");
     }
 
     #[test]
     fn a_user_goes_on_where_she_lacks_most() {
-        check(
-            "0 a begin\n0 a sub x u @5\n1 a has 9\n2 a cut\n3 b begin\n3 b past x u -> 9 ba\n3 b past x u -> nothing",
-        );
+        check("0 a begin\n0 a sub x u @5\n1 a has 9\n2 a cut\n3 b begin\n3 b past x u -> 9 ba");
         check(
             "0 a begin\n0 a sub x u @5\n2 a cut\n3 b begin\n3 b past x v -> nothing\n3 b past x -> nothing",
         );
         check("0 a begin\n0 a sub x u @5\n2 a cut\n3 b begin phone\n3 b past x u -> nothing");
-        // Two tabs that were cut at different times, coming back in either order: nothing is missing.
+        // Two tabs that were cut at different times, coming back in either order, beside a page that is new:
+        // nothing is missing for anybody, until it is too long ago.
         check(
             "0 a begin
              0 b begin
@@ -477,27 +695,29 @@ mod tests {
              2 b cut
              3 c begin
              3 c past x u -> 7 cab
+             3 c sub x u @7
              4 d begin
-             4 d past x u -> 7 da
-             5 e begin
-             5 e past x u -> nothing",
+             4 d past x u -> 7 dab
+             4 d sub x u @7
+             121 e begin
+             121 e past x u -> 9 eb
+             122 f begin
+             122 f past x u -> nothing",
         );
-        // Another tab that is open and well.
-        check("0 a begin\n0 a sub x u @5\n0 a asked\n1 a has 7\n9 b begin\n9 b past x u -> nothing");
-        // One that has not answered for long.
-        check(
-            "0 a begin\n0 a sub x u @5\n0 a has 7\n1 a asked\n3 b begin\n3 b past x u -> nothing\n4 b past x u -> 7 ba",
-        );
+        // Another tab that is open and well, and one that has not answered.
+        check("0 a begin\n0 a sub x u @5\n1 a has 7\n9 b begin\n9 b past x u -> nothing");
+        check("0 a begin\n0 a sub x u @5\n0 a has 7\n1 a asked\n1 b begin\n1 b past x u -> 7 ba");
         // A page that has a hint is found by that and not by its user.
         check("0 a begin hint\n0 a sub x u @5\n1 a cut\n2 b begin\n2 b past x u -> nothing");
     }
 
     #[test]
     fn at_the_bound_the_oldest_go_who_have_ended() {
-        let mut returning: Returning<u32> = Returning::new(Duration::from_secs(120), 2);
+        let mut returning: Returning<u32> = Returning::new(bounds(2));
         let channel = ChannelName::new("x").unwrap();
         let begin = |returning: &mut Returning<u32>, hint: &str| {
-            let (key, _) = returning.begin(Some(hint), 0, SessionId(0), 0, at(0));
+            let begun = returning.begin(Some(hint), 0, SessionId(0), 0, at(0));
+            let key = begun.key;
             key.inspect(|key| returning.listens(*key, &channel, None, position(1)))
         };
         let a = begin(&mut returning, "a").unwrap();
@@ -505,6 +725,32 @@ mod tests {
         assert_eq!(begin(&mut returning, "c"), None);
         returning.end(a, true, at(1));
         assert!(begin(&mut returning, "c").is_some());
-        assert_eq!(returning.counts(), (2, 2));
+        assert_eq!((returning.len(), returning.take_dropped()), (2, 2));
+        // Whoever was forgotten is told that it may have missed something, and so is who could not be
+        // remembered; users too, since it may have been one of them.
+        let mut doubt = |hint, at| returning.begin(hint, 0, SessionId(0), 0, at).is_doubtful;
+        assert!(doubt(Some("a"), at(2)) && doubt(None, at(2)));
+    }
+
+    #[test]
+    fn at_the_bound_no_further_channels_are_remembered() {
+        let mut returning: Returning<u32> = Returning::new(bounds(9));
+        let mut listen = |hint: &str, channels: &[&str]| {
+            let key = returning.begin(Some(hint), 0, SessionId(0), 0, at(0)).key;
+            for text in channels {
+                let channel = ChannelName::new(text).unwrap();
+                returning.listens(key.unwrap(), &channel, None, position(1));
+            }
+            returning.end(key.unwrap(), true, at(0));
+            (returning.channels, returning.take_dropped())
+        };
+        // Three of one, five of all.
+        assert_eq!(listen("a", &["1", "2", "2", "3", "4"]), (3, 1));
+        assert_eq!(listen("b", &["1", "2", "3"]), (5, 1));
+        // What is owed counts.
+        assert_eq!(listen("a", &["5", "6"]), (5, 2));
+        assert_eq!(listen("a", &["1"]), (5, 0));
+        returning.expire(at(1_000));
+        assert_eq!(returning.channels, 0);
     }
 }

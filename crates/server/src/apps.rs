@@ -11,7 +11,7 @@
 //!   gone can never meet another one's.
 //! * Whoever holds the lock of a world's people may publish; nobody takes it while holding the engine's.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,8 +24,8 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::moment::Moment;
 use fanfare_core::people::{People, REPORTS_MAX};
 use fanfare_core::publication::{DataKind, Draft, EventName};
-use fanfare_core::rate::Bucket;
-use fanfare_core::returning::Returning;
+use fanfare_core::rate::{Bucket, Rate};
+use fanfare_core::returning::{Bounds, Returning};
 use fanfare_core::session::{PusherSettings, SpeakRates};
 use fanfare_core::wire::pusher;
 use fanfare_core::wire::pusher::rest::TriggerLimits;
@@ -35,10 +35,17 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::{AppSettings, Config};
 use crate::node::{Node, Place};
+use crate::shard::Owed;
 
 /// Listeners of a channel up to which they are told at once that they are another number; beyond, every
 /// [`COUNT_INTERVAL`] (`pusher.md` section 8).
 const COUNT_AT_ONCE_MAX: usize = 100;
+
+/// What may stand around the data in what a client says, in bytes.
+const FRAME_BYTES: usize = 16 << 10;
+
+/// Channels of one session that can be gone on with.
+const REPLAY_CHANNELS_MAX: usize = 1_000;
 
 /// See [`COUNT_AT_ONCE_MAX`].
 pub(crate) const COUNT_INTERVAL: Duration = Duration::from_secs(5);
@@ -62,9 +69,8 @@ pub(crate) struct World {
     pub(crate) id: AppId,
     /// The users who are here.
     pub(crate) people: Mutex<People<Place>>,
-    /// Publications that tell of members who have gone and could not be published yet, oldest first. As
-    /// long as there is one, what comes later goes behind it.
-    pub(crate) owed: Mutex<VecDeque<Draft>>,
+    /// What is to be told of members as soon as it can be published.
+    pub(crate) owed: Mutex<Owed>,
     /// Sessions that were cut, and those that could be gone on for.
     pub(crate) returning: Mutex<Returning<Place>>,
     /// Channels whose number of listeners is another one than their listeners were told.
@@ -72,6 +78,7 @@ pub(crate) struct World {
     /// Open sessions of the Pusher door.
     connections: AtomicUsize,
     events: Mutex<Bucket>,
+    publications: Mutex<Bucket>,
 }
 
 /// Something that the server itself says of a channel, to who is here and of the Pusher door.
@@ -95,32 +102,37 @@ impl Drop for Seat {
 
 impl World {
     fn new(id: AppId, config: &Config) -> Arc<Self> {
-        let (age, max) = (config.pusher.replay_age, config.pusher.replay_sessions_max);
+        let bounds = Bounds {
+            age: config.pusher.replay_age,
+            records_max: config.pusher.replay_sessions_max,
+            channels_per_record_max: REPLAY_CHANNELS_MAX,
+            channels_max: config.pusher.replay_sessions_max.saturating_mul(10),
+        };
         Arc::new(Self {
             id,
             people: Mutex::new(people(config, id)),
-            returning: Mutex::new(Returning::new(age, max)),
+            returning: Mutex::new(Returning::new(bounds)),
             owed: Mutex::default(),
             counted: Mutex::default(),
             connections: AtomicUsize::new(0),
             events: Mutex::default(),
+            publications: Mutex::default(),
         })
     }
 
     /// Another number of sessions listens to a channel: tells them, at once where there are few.
     pub(crate) fn count_changed(&self, node: &Node, channel: &ChannelName) {
+        // Under the lock, so that whoever tells last has counted last.
+        let mut counted = self.counted.lock();
         if !self.tell_count(node, channel, COUNT_AT_ONCE_MAX) {
-            self.counted.lock().insert(channel.clone());
+            counted.insert(channel.clone());
         }
     }
 
     /// Tells the listeners of channels how many they are, where that was not done at once.
     pub(crate) fn tell_counts(&self, node: &Node) {
-        for channel in std::mem::take(&mut *self.counted.lock()) {
-            if !self.tell_count(node, &channel, usize::MAX) {
-                self.counted.lock().insert(channel);
-            }
-        }
+        let mut counted = self.counted.lock();
+        counted.retain(|channel| !self.tell_count(node, channel, usize::MAX));
     }
 
     /// Says whether it is done.
@@ -140,6 +152,12 @@ impl World {
     }
 }
 
+/// All channels at once, twice, and then as many in a minute.
+fn subscriptions(max: usize) -> Rate {
+    let max = u32::try_from(max).unwrap_or(u32::MAX).max(60);
+    Rate::per_minute(max, max.saturating_mul(2))
+}
+
 impl App {
     fn new(id: AppId, settings: AppSettings, world: Arc<World>, config: &Config) -> Result<Self, String> {
         let limits = &config.limits;
@@ -147,7 +165,10 @@ impl App {
             activity_timeout: settings.activity_timeout,
             message_time_max: limits.message_time_max,
             decode: DecodeLimits {
-                message_bytes_max: limits.message_bytes_max,
+                // What an app's event may hold fits, with what is around it.
+                message_bytes_max: limits
+                    .message_bytes_max
+                    .max(settings.data_bytes_max() + FRAME_BYTES),
                 fragments_max: limits.fragments_max,
                 inflate: None,
             },
@@ -158,6 +179,7 @@ impl App {
                 control_frames: limits.control_frames_per_connection,
                 refreshes: limits.token_refreshes_per_connection,
             },
+            subscriptions: subscriptions(settings.subscriptions_max),
             authorize_within: Some(settings.authorize_within).filter(|time| !time.is_zero()),
         };
         let mut session_deflate = session.clone();
@@ -191,14 +213,26 @@ impl App {
         }
     }
 
-    /// Whether the back end may publish so many events now.
-    pub(crate) fn may_publish(&self, count: usize, now: Moment) -> Result<(), Refusal> {
-        let taken = self
-            .world
-            .events
+    /// Whether the back end may publish so many events now, which are so many publications: as many as the
+    /// app says, and as one key may.
+    pub(crate) fn may_publish(
+        &self,
+        events: usize,
+        publications: usize,
+        per_key: Rate,
+        now: Moment,
+    ) -> Result<(), Refusal> {
+        let World {
+            events: events_bucket,
+            publications: publications_bucket,
+            ..
+        } = &*self.world;
+        let taken = events_bucket
             .lock()
-            .take(self.settings.events, count as u64, now);
-        taken.map_err(|wait| Refusal::too_fast("events", wait))
+            .take(self.settings.events, events as u64, now);
+        taken.map_err(|wait| Refusal::too_fast("apps.events", wait))?;
+        let taken = publications_bucket.lock().take(per_key, publications as u64, now);
+        taken.map_err(|wait| Refusal::too_fast("publications_per_key", wait))
     }
 }
 
@@ -257,15 +291,36 @@ impl Apps {
     /// Puts the apps of another configuration in the place of those before: all of them or, if they cannot
     /// be used, none.
     pub(crate) fn replace(&self, node: &Node, config: &Config) -> Result<Changes, String> {
+        let wanted = settings(config);
+        let first = self.table.read().by_number.get(&AppId::DEFAULT).cloned();
+        if let (Some(first), Some(wanted)) = (first, wanted.first())
+            && first.settings.id != wanted.id
+        {
+            return Err(format!(
+                "the first app shares its channels with the other doors, and it is {:?} until the next start",
+                first.settings.id
+            ));
+        }
+        // Files are opened before the lock is taken: nobody waits for the disk.
+        let mut begun = Vec::new();
+        for settings in &wanted {
+            if !self.table.read().numbers.contains_key(&settings.id) {
+                begun.push(self.begin(begun.len(), node, config, settings)?);
+            }
+        }
         let mut table = self.table.write();
+        for (id, name) in begun {
+            table.worlds.entry(id).or_insert_with(|| World::new(id, config));
+            table.numbers.insert(name, id);
+        }
         let mut changes = Changes::default();
         let mut apps = Vec::new();
-        for settings in settings(config) {
-            let known = table.numbers.get(&settings.id).copied();
-            let id = match known {
-                Some(id) => id,
-                None => self.begin(&mut table, node, config, &settings)?,
-            };
+        for settings in wanted {
+            let id = table
+                .numbers
+                .get(&settings.id)
+                .copied()
+                .ok_or("an app has no number")?;
             let world = table.worlds.get(&id).cloned().ok_or("an app has no world")?;
             match table.by_number.get(&id) {
                 Some(before) if before.settings == settings => {}
@@ -294,18 +349,20 @@ impl Apps {
     /// A number and a world for an app that there never was before.
     fn begin(
         &self,
-        table: &mut Table,
+        before: usize,
         node: &Node,
         config: &Config,
         settings: &AppSettings,
-    ) -> Result<AppId, String> {
-        let id = u16::try_from(table.numbers.len()).ok().map(AppId);
+    ) -> Result<(AppId, String), String> {
+        let number = self.table.read().numbers.len() + before;
+        let id = u16::try_from(number).ok().map(AppId);
         let id = id.filter(|id| *id != AppId::PROBE).ok_or("too many apps")?;
-        let begun = node.begin.app(id, &folder(config, &settings.id));
-        node.memory.add(begun.map_err(|error| format!("{error:#}"))?);
-        table.worlds.insert(id, World::new(id, config));
-        table.numbers.insert(settings.id.clone(), id);
-        Ok(id)
+        // The first app of all has the world that there is from the start.
+        if id != AppId::DEFAULT {
+            let begun = node.begin.app(id, &folder(config, &settings.id));
+            node.memory.add(begun.map_err(|error| format!("{error:#}"))?);
+        }
+        Ok((id, settings.id.clone()))
     }
 
     /// The app with this key.
@@ -353,6 +410,29 @@ pub(crate) fn folders(config: &Config) -> Vec<(AppId, PathBuf)> {
         Some((id, folder(config, &settings.id)))
     }));
     folders
+}
+
+/// Whether what is written in the folder of the first app is that app's, and says from now on that it is.
+pub(crate) fn check_folder(config: &Config) -> Result<(), String> {
+    let (Some(app), true) = (config.apps.first(), config.engine == "disk") else {
+        return Ok(());
+    };
+    let file = config.data_dir.join("app");
+    let wrong = |error: std::io::Error| format!("data_dir: cannot use {}: {error}", file.display());
+    match std::fs::read_to_string(&file) {
+        Ok(id) if id == app.id => Ok(()),
+        Ok(id) => Err(format!(
+            "data_dir: {} holds what was published to app {id:?}, and the first app is {:?} now: put {id:?} first \
+             again, or name another folder",
+            config.data_dir.display(),
+            app.id
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(&config.data_dir).map_err(wrong)?;
+            std::fs::write(&file, &app.id).map_err(wrong)
+        }
+        Err(error) => Err(wrong(error)),
+    }
 }
 
 /// The folder of an app that is not the first: by its own name, since its place in the configuration may

@@ -636,11 +636,14 @@ impl Config {
         apps::check_path(&self.pusher.path).map_err(ConfigError)?;
         warnings.extend(apps::check(&self.apps, public.is_some()).map_err(ConfigError)?);
         if self.hooks.is_any() && self.key.is_none() {
-            warnings.push(
-                "there are hooks and no key: they are not signed, and whoever POSTs is the back end, whose words \
-                 are not looked at"
-                    .to_owned(),
-            );
+            let unasked = if self.is_open() {
+                ", and whoever POSTs is the back end, whose words are not looked at"
+            } else {
+                ""
+            };
+            warnings.push(format!(
+                "there are hooks and no key: they are not signed{unasked}"
+            ));
         }
         if self.origins.iter().any(|origin| origin == "*") {
             warnings.push(

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_core::address::{Entered, Parties, Party, PartyRules, Seat};
+use fanfare_core::app::AppId;
 use fanfare_core::auth::{BadCredential, Credential};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::limits::Limits;
@@ -234,13 +235,14 @@ impl Gate {
     /// Somebody says something: a user, over whatever connection, or an address.
     pub(crate) fn speak(
         &self,
+        app: AppId,
         user: Option<&UserId>,
         source: &Source,
         count: usize,
         now: Moment,
     ) -> Result<(), Refusal> {
         let address = || source.counts(self.count_loopback).map(Party::from);
-        let Some(party) = user.cloned().map(Party::User).or_else(address) else {
+        let Some(party) = user.cloned().map(|user| Party::User(app, user)).or_else(address) else {
             return Ok(());
         };
         let spoken = self.parties.lock().speak(party, count as u64, now);

@@ -9,6 +9,7 @@
 mod address;
 pub mod api;
 mod apps;
+mod begin;
 pub mod cli;
 pub mod clock;
 pub mod config;

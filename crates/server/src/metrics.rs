@@ -310,6 +310,23 @@ impl Metrics {
         for (at, name) in TRANSPORTS.into_iter().enumerate() {
             out.line("fanfare_sessions_opened_total", "transport", name, opened(at));
         }
+        let (mut owed, mut remembered) = (0, 0);
+        for world in node.apps.worlds() {
+            owed += world.owed.lock().len();
+            remembered += world.returning.lock().len();
+        }
+        out.one(
+            "fanfare_members_untold",
+            "gauge",
+            "Members of presence channels of whose coming or going the others could not be told yet.",
+            owed as u64,
+        );
+        out.one(
+            "fanfare_replay_sessions",
+            "gauge",
+            "Sessions of the Pusher door that are remembered to be gone on for, open ones included.",
+            remembered as u64,
+        );
         out.one(
             "fanfare_cache_misses_total",
             "counter",

@@ -30,11 +30,11 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::apps::{Apps, COUNT_INTERVAL, folders};
+use crate::apps::{Apps, COUNT_INTERVAL, check_folder, folders};
+use crate::begin::Begin;
 use crate::clock::Clock;
 use crate::config::{Config, ReplayRule};
 use crate::door::{Listen, Rules};
-use crate::engine::begin::Begin;
 use crate::engine::{Engine, Mailboxes, MemoryEngine};
 use crate::gate::Gate;
 use crate::hooks::{self, Hooks};
@@ -143,6 +143,7 @@ impl Node {
         // 40 bits keep ids short; a node would have to restart a million times to meet an old one.
         let epoch = Epoch(u64::from_ne_bytes(seed) >> 24);
         let clock = Clock::start();
+        check_folder(&config).map_err(anyhow::Error::msg)?;
         let begin = Begin::new(&config, epoch, shards, clock)?;
         let memory = Arc::new(begin.engine(folders(&config), &mailboxes)?);
         let engine: Arc<dyn Engine> = Arc::clone(&memory) as _;
@@ -478,7 +479,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>, source: reload::Sourc
         let cause = stop_signal(&mut signals, &threads).await;
         tracing::info!(
             cause,
-            "stopping: no new connections, open sessions are closed with 1012"
+            "stopping: no new connections, open sessions are told to come back (1012, or 4100 of Pusher's)"
         );
     });
     node.draining.send_replace(true);
@@ -550,7 +551,7 @@ async fn expire_history(node: Arc<Node>) {
             let notices = people.take_notices();
             let mut returning = world.returning.lock();
             returning.expire(node.clock.now());
-            let (_, dropped) = returning.counts();
+            let dropped = returning.take_dropped();
             drop(returning);
             if dropped > 0 {
                 node.metrics.limited_often("replay_sessions_max", dropped as u64);

@@ -1,6 +1,9 @@
 //! Apps that come, go and change while the node runs: when it gets SIGHUP, and when a file of its
 //! configuration is another one than before.
 //!
+//! A file counts as changed when it has looked the same twice, a second apart: who writes it in two steps is
+//! not taken at half of his word.
+//!
 //! Only `apps` are taken anew. What else has changed is said and waits for the next start, so that a
 //! reload never does half of something. A configuration that cannot be used changes nothing.
 //!
@@ -48,12 +51,19 @@ pub(crate) async fn run(node: Arc<Node>, source: Source) {
     let mut ticks = tokio::time::interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut seen = look(&source.files);
+    let mut changed = None;
     loop {
         let cause = tokio::select! {
             _ = hangups.recv() => "SIGHUP",
             _ = ticks.tick() => {
                 let now = look(&source.files);
                 if now == seen {
+                    changed = None;
+                    continue;
+                }
+                // Somebody may be in the midst of writing it.
+                if changed.as_ref() != Some(&now) {
+                    changed = Some(now);
                     continue;
                 }
                 seen = now;

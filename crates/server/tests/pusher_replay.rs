@@ -132,10 +132,52 @@ async fn nobody_has_noticed_that_the_old_connection_is_dead() {
     acknowledge(&mut old).await;
     publish(&server, "orders", 2..=2).await;
     let mut new = connect(&server, HINT).await;
-    let error = old.until("pusher:error").await;
-    assert_eq!(error["data"]["code"], 4009, "{error}");
     new.subscribe("orders").await;
     assert_eq!(heard(&server, &mut new, "orders").await, "2");
+}
+
+/// Cut for the second time while what was missed is on its way.
+#[tokio::test]
+async fn what_was_given_again_and_not_acknowledged_comes_once_more() {
+    let server = server(&[]);
+    let mut session = connect(&server, HINT).await;
+    session.subscribe("orders").await;
+    publish(&server, "orders", 1..=1).await;
+    assert_eq!(heard(&server, &mut session, "orders").await, "gap 1");
+    acknowledge(&mut session).await;
+    drop(session);
+    publish(&server, "orders", 2..=3).await;
+    let mut session = connect(&server, HINT).await;
+    session.subscribe("orders").await;
+    drop(session);
+    let mut session = connect(&server, HINT).await;
+    session.subscribe("orders").await;
+    assert_eq!(heard(&server, &mut session, "orders").await, "2 3");
+    acknowledge(&mut session).await;
+    drop(session);
+    let mut session = connect(&server, HINT).await;
+    session.subscribe("orders").await;
+    assert_eq!(heard(&server, &mut session, "orders").await, "");
+}
+
+/// A publication of several channels, and an announcement, come as often as they would have come live.
+#[tokio::test]
+async fn what_concerns_several_channels_comes_once() {
+    let server = server(&[("FANFARE_KEY", support::KEY)]);
+    let mut session = connect(&server, HINT).await;
+    session.subscribe("a").await;
+    session.subscribe("b").await;
+    session.settled().await;
+    drop(session);
+    let key = support::bearer(support::KEY);
+    for path in ["/ch?name=a&name=b&event=n", "/ch/*?event=n"] {
+        let (status, _, _) = server.request("POST", path, &key, b"1").await;
+        assert_eq!(status, 200);
+    }
+    let mut session = connect(&server, HINT).await;
+    session.subscribe("a").await;
+    session.subscribe("b").await;
+    assert_eq!(heard(&server, &mut session, "b").await, "1");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
+use crate::app::AppId;
 use crate::user::UserId;
 
 mod table;
@@ -20,8 +21,8 @@ pub enum Party {
     V4(u32),
     /// The upper half of an address of IPv6.
     V6(u64),
-    /// Somebody who has shown who she is.
-    User(UserId),
+    /// Somebody who has shown who she is, to one app.
+    User(AppId, UserId),
 }
 
 impl From<IpAddr> for Party {

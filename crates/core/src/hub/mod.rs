@@ -262,6 +262,16 @@ impl Hub {
         member.subscriptions.iter().any(|own| Some(own.topic) == index)
     }
 
+    /// Calls `look` with each topic that a session listens to.
+    pub fn each_topic(&self, slot: Slot, mut look: impl FnMut(&Topic)) {
+        let member = self.members.get(slot as usize).and_then(Option::as_ref);
+        let subscriptions = member.map_or(&[][..], |member| &member.subscriptions);
+        let topics = subscriptions
+            .iter()
+            .filter_map(|own| self.topics.get(own.topic as usize));
+        topics.for_each(|topic| look(&topic.topic));
+    }
+
     /// How many topics a session listens to.
     pub fn subscriptions(&self, slot: Slot) -> usize {
         self.members

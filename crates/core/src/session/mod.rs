@@ -116,15 +116,19 @@ impl Session {
 
     /// Nothing is read from the peer for now, so its silence is not its own.
     pub fn on_paused(&mut self) {
-        if let Self::PlainWebSocket(session) = self {
-            session.on_paused();
+        match self {
+            Self::PlainWebSocket(session) => session.on_paused(),
+            Self::Pusher(session) => session.on_paused(),
+            Self::EventStream(_) | Self::LongPoll(_) => {}
         }
     }
 
     /// It is read from again.
     pub fn on_resumed(&mut self, now: Moment) {
-        if let Self::PlainWebSocket(session) = self {
-            session.on_resumed(now);
+        match self {
+            Self::PlainWebSocket(session) => session.on_resumed(now),
+            Self::Pusher(session) => session.on_resumed(now),
+            Self::EventStream(_) | Self::LongPoll(_) => {}
         }
     }
 

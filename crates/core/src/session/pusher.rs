@@ -27,9 +27,9 @@ use bytes::Bytes;
 
 use super::plain_websocket::Pongs;
 use super::{Action, SpeakRates};
-use crate::disconnect::Disconnect;
+use crate::disconnect::{Disconnect, Refusal};
 use crate::moment::Moment;
-use crate::rate::{Bucket, Excess, Noticed};
+use crate::rate::{Bucket, Excess, Noticed, Rate};
 use crate::wire::pusher;
 use crate::wire::pusher::frame::{self, ClientFrame, FrameError};
 use crate::wire::websocket::{self, DecodeLimits, Decoder, Event, MessageKind};
@@ -51,6 +51,9 @@ pub struct PusherSettings {
     pub decode: DecodeLimits,
     /// How fast a peer may speak.
     pub rates: SpeakRates,
+    /// How fast it may subscribe and unsubscribe, which libraries do for all their channels at once and does
+    /// not count as speaking.
+    pub subscriptions: Rate,
     /// Time in which a peer must show who it is ([`super::Session::on_authorized`]); `None`: it need not.
     pub authorize_within: Option<Duration>,
 }
@@ -68,12 +71,15 @@ pub struct Pusher {
     /// When it must have shown who it is; `NEVER`: it has, or need not.
     authorize_by: Moment,
     messages: Bucket,
+    subscriptions: Bucket,
     excess: Excess,
     pings: Bucket,
     control_frames: Bucket,
     /// The last receipt that was asked for, and whether it is still to come.
     receipt: u64,
     is_asked: bool,
+    /// Nothing is read for now.
+    is_paused: bool,
     is_over: bool,
 }
 
@@ -89,11 +95,13 @@ impl Pusher {
             unfinished_since: Moment::NEVER,
             authorize_by,
             messages: Bucket::default(),
+            subscriptions: Bucket::default(),
             excess: Excess::default(),
             pings: Bucket::default(),
             control_frames: Bucket::default(),
             receipt: 0,
             is_asked: false,
+            is_paused: false,
             is_over: false,
         }
     }
@@ -105,6 +113,18 @@ impl Pusher {
 
     pub(super) fn on_authorized(&mut self) {
         self.authorize_by = Moment::NEVER;
+    }
+
+    pub(super) fn on_paused(&mut self) {
+        self.is_paused = true;
+    }
+
+    pub(super) fn on_resumed(&mut self, now: Moment) {
+        self.is_paused = false;
+        self.heard_at = now;
+        if self.unfinished_since != Moment::NEVER {
+            self.unfinished_since = now;
+        }
     }
 
     pub(super) fn on_bytes(&mut self, now: Moment, bytes: &mut [u8], actions: &mut Vec<Action>) -> usize {
@@ -193,10 +213,6 @@ impl Pusher {
         data: &Bytes,
         actions: &mut Vec<Action>,
     ) -> bool {
-        if let Err(wait) = self.messages.take(self.settings.rates.messages, 1, now) {
-            self.on_too_fast(now, "messages_per_connection", wait, actions);
-            return false;
-        }
         let text = std::str::from_utf8(data).ok();
         let text = text.filter(|_| kind == MessageKind::Text);
         let frame = text.map_or_else(
@@ -209,6 +225,21 @@ impl Pusher {
             },
             frame::parse,
         );
+        if let Ok(ClientFrame::Subscribe { .. } | ClientFrame::Unsubscribe { .. }) = &frame {
+            if let Err(wait) = self.subscriptions.take(self.settings.subscriptions, 1, now) {
+                if let Ok(ClientFrame::Subscribe { channel, .. }) = &frame {
+                    let message = Refusal::too_fast("apps.subscriptions_max", wait).to_string();
+                    let kind = pusher::SubscriptionErrorKind::Limit;
+                    let refused = pusher::subscription_error(channel, kind, 4301, &message);
+                    actions.push(Action::Send(refused));
+                }
+                actions.push(Action::Limited("apps.subscriptions_max"));
+                return false;
+            }
+        } else if let Err(wait) = self.messages.take(self.settings.rates.messages, 1, now) {
+            self.on_too_fast(now, "messages_per_connection", wait, actions);
+            return false;
+        }
         match frame {
             Ok(ClientFrame::Ping) => actions.push(Action::Send(pusher::pong())),
             Ok(ClientFrame::Pong) => {}
@@ -245,7 +276,7 @@ impl Pusher {
         actions.push(Action::Limited(limit));
         match self.excess.notice(now, self.settings.rates.excess_max) {
             Noticed::Tell => {
-                let message = format!("too fast: try again in {} s (limits.{limit})", wait.as_secs() + 1);
+                let message = Refusal::too_fast(limit, wait).to_string();
                 // An event, not a close: as a close code libraries would take it for final.
                 actions.push(Action::Send(pusher::error(Some(4301), &message, None)));
             }
@@ -269,7 +300,7 @@ impl Pusher {
             return self.close(why, actions);
         }
         if self.asked_at == Moment::NEVER {
-            if now >= self.ask_at() {
+            if now >= self.ask_at() && !self.is_paused {
                 self.asked_at = now;
                 actions.push(Action::Send(pusher::ping()));
             }
@@ -283,7 +314,11 @@ impl Pusher {
             return Moment::NEVER;
         }
         let alive_at = if self.asked_at == Moment::NEVER {
-            self.ask_at()
+            if self.is_paused {
+                Moment::NEVER
+            } else {
+                self.ask_at()
+            }
         } else {
             self.asked_at + PONG_TIME
         };
@@ -295,6 +330,9 @@ impl Pusher {
     }
 
     fn incomplete_at(&self) -> Moment {
+        if self.is_paused {
+            return Moment::NEVER;
+        }
         self.unfinished_since + self.settings.message_time_max
     }
 

@@ -1,5 +1,5 @@
 //! Conversations: `C` the peer sends (see [`client`]), `S` the server must send, `F` somebody else must
-//! see to what the peer wants, `?` a receipt is asked for, `R` all before that number has arrived, `+` seconds pass, `L` a limit held
+//! see to what the peer wants, `Z` it is not read from until `U`, `?` a receipt is asked for, `R` all before that number has arrived, `+` seconds pass, `L` a limit held
 //! something back, `A` the peer has shown who it is, `X` the session ends with this label and these
 //! last words.
 
@@ -23,6 +23,7 @@ fn settings() -> PusherSettings {
             control_frames: Rate::per_second(100, 500),
             refreshes: Rate::OFF,
         },
+        subscriptions: Rate::per_second(1, 8),
         authorize_within: None,
     }
 }
@@ -60,7 +61,9 @@ impl Line {
         self.said.extend(actions.into_iter().map(|action| match action {
             Action::Send(bytes) => format!("S {}", describe(&bytes)),
             Action::Frame(frame) => match *frame {
-                ClientFrame::Subscribe { channel, auth, .. } => format!("F subscribe {channel} {auth}"),
+                ClientFrame::Subscribe { channel, auth, .. } => {
+                    format!("F subscribe {channel} {auth}").trim_end().to_owned()
+                }
                 ClientFrame::Unsubscribe { channel } => format!("F unsubscribe {channel}"),
                 ClientFrame::SignIn { user_data, .. } => format!("F signin {user_data}"),
                 ClientFrame::Event { event, channel, data } => format!("F {event} {channel} {data:?}"),
@@ -104,6 +107,8 @@ fn check_with(settings: PusherSettings, conversation: &str) {
                 }
             }
             ("A", _) => line.session.on_authorized(),
+            ("Z", _) => line.session.on_paused(),
+            ("U", _) => line.session.on_resumed(line.now),
             ("?", _) => {
                 let asked = line.session.ask_receipt();
                 let asked = asked.map(|(number, ping)| format!("{number} {:02x?}", &ping[..]));
@@ -229,6 +234,23 @@ fn who_says_too_much_is_told_and_at_last_closed() {
 }
 
 #[test]
+fn subscribing_to_many_channels_is_not_speaking_too_fast() {
+    let subscribe = "C text {\"event\":\"pusher:subscribe\",\"data\":{\"channel\":\"a\"}}\n";
+    let eight = format!("{subscribe}F subscribe a \n").repeat(8);
+    let told = "S {\"event\":\"pusher:subscription_error\",\"data\":{\"type\":\"LimitReached\",\"error\":\"too fast: \
+                try again in 1 s (apps.subscriptions_max)\",\"status\":4301},\"channel\":\"a\"}\nL apps.subscriptions_max\n";
+    let ask = "C text {\"event\":\"pusher:ping\"}\nS {\"event\":\"pusher:pong\",\"data\":{}}\n";
+    check(&format!("{eight}{subscribe}{told}{ask}").replace("a \n", "a\n"));
+}
+
+#[test]
+fn who_is_not_read_from_is_not_too_slow() {
+    check(
+        "C part he\nZ\n+ 300\nU\n+ 29\nC rest llo\n+ 1\nL pusher_frames\nS {\"event\":\"pusher:error\",\"data\":{\"code\":null,\"message\":\"a message is one JSON object with a name of an event\"}}",
+    );
+}
+
+#[test]
 fn where_everybody_must_show_who_she_is() {
     let settings = || PusherSettings {
         authorize_within: Some(Duration::from_secs(30)),
@@ -249,7 +271,7 @@ fn a_server_that_goes_away_says_come_back() {
     check(
         r#"
         D
-        X draining {"event":"pusher:error","data":{"code":4200,"message":"the server is shutting down"}} close 4200
+        X draining {"event":"pusher:error","data":{"code":4100,"message":"the server is shutting down"}} close 4100
         C text hello
         "#,
     );

@@ -45,6 +45,7 @@ pub(super) async fn answer(shard: &Rc<Shard>, asking: &mut Asking<'_>) -> Option
         }
         Ok((text, false)) => json(text),
         Err(refusal) => {
+            let refusal = pusher::refused(node, &asking.asked, refusal);
             node.refused(&refusal);
             refused(&refusal)
         }
@@ -120,7 +121,7 @@ async fn done(shard: &Rc<Shard>, asking: &mut Asking<'_>, order: &Order<'_>) -> 
             publish(node, app, std::slice::from_ref(&trigger))?;
             Ok("{}".to_owned())
         }
-        Route::Channels => channels(node, app, order),
+        Route::Channels => channels(node, app, order).await,
         Route::Channel(text) => {
             let channel = channel(app, text)?;
             let info = order.signed.info()?;
@@ -166,8 +167,6 @@ fn channel(app: &App, text: &str) -> Result<ChannelName, Refusal> {
 /// Publishes events, all or none.
 fn publish(node: &Node, app: &App, triggers: &[Trigger]) -> Result<(), Refusal> {
     let now = node.clock.now();
-    app.may_publish(triggers.len(), now)?;
-    node.gate.publish(triggers.len(), now)?;
     let mut drafts = Drafts::new();
     for trigger in triggers {
         for channel in &trigger.channels {
@@ -177,6 +176,12 @@ fn publish(node: &Node, app: &App, triggers: &[Trigger]) -> Result<(), Refusal> 
             drafts.push(draft);
         }
     }
+    app.may_publish(
+        triggers.len(),
+        drafts.len(),
+        node.config.limits.publications_per_key,
+        now,
+    )?;
     node.publisher.publish_all(drafts, None).map(drop)
 }
 
@@ -261,7 +266,7 @@ fn cached(node: &Node, app: &App, channel: &ChannelName) -> Result<String, Refus
 }
 
 /// `GET channels`: those that somebody listens to.
-fn channels(node: &Node, app: &App, order: &Order<'_>) -> Result<String, Refusal> {
+async fn channels(node: &Node, app: &App, order: &Order<'_>) -> Result<String, Refusal> {
     let prefix = order.signed.get("filter_by_prefix").unwrap_or_default();
     let info = order.signed.info()?;
     if info.user_count && !prefix.starts_with("presence-") {
@@ -272,30 +277,33 @@ fn channels(node: &Node, app: &App, order: &Order<'_>) -> Result<String, Refusal
     if info.cache {
         return Err(Refusal::bad_request("cache can be asked for of one channel only"));
     }
-    let found = node.engine.occupied(app.id, prefix);
-    let people = info.user_count.then(|| app.world.people.lock());
     let mut text = String::from("{\"channels\":{");
-    let mut is_first = true;
-    for (channel, count) in found {
+    let (mut is_first, mut place) = (true, Some(0));
+    while let Some(from) = place {
+        let (found, next) = node.engine.occupied(app.id, prefix, from);
+        place = next;
+        let people = info.user_count.then(|| app.world.people.lock());
         // What is said to one user is no channel that a back end asks for.
-        if channel.kind() == Kind::Own {
-            continue;
+        for (channel, count) in found.iter().filter(|(channel, _)| channel.kind() != Kind::Own) {
+            let mut parts = Vec::new();
+            if let Some(people) = &people {
+                parts.push(format!("\"user_count\":{}", people.roster(channel).len()));
+            }
+            if info.subscription_count {
+                parts.push(format!("\"subscription_count\":{count}"));
+            }
+            let comma = if std::mem::replace(&mut is_first, false) {
+                ""
+            } else {
+                ","
+            };
+            let name = serde_json::Value::from(channel.as_str());
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{comma}{name}:{{{}}}", parts.join(","));
         }
-        let mut parts = Vec::new();
-        if let Some(people) = &people {
-            parts.push(format!("\"user_count\":{}", people.roster(&channel).len()));
-        }
-        if info.subscription_count {
-            parts.push(format!("\"subscription_count\":{count}"));
-        }
-        let comma = if std::mem::replace(&mut is_first, false) {
-            ""
-        } else {
-            ","
-        };
-        let name = serde_json::Value::from(channel.as_str());
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{comma}{name}:{{{}}}", parts.join(","));
+        drop(people);
+        // Whoever else is on this thread does not wait for all of them.
+        tokio::task::yield_now().await;
     }
     text.push_str("}}");
     Ok(text)

@@ -141,7 +141,8 @@ fn may_say(node: &Node, asking: &Asking<'_>, identity: &Identity, count: usize) 
         Identity::Server => node.gate.publish(count, now),
         Identity::Client(_) => {
             let user = identity.user();
-            node.gate.speak(user, &asking.asked.source, count, now)
+            let source = &asking.asked.source;
+            node.gate.speak(AppId::DEFAULT, user, source, count, now)
         }
     }
 }

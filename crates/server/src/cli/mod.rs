@@ -221,15 +221,20 @@ fn laravel_env_file() -> Option<PathBuf> {
 
 /// What a `.env` file says of broadcasting; nothing else of it is looked at.
 fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let wrong = |error: dotenvy::Error| format!("cannot read {}: {error}", path.display());
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
     let mut variables = Vec::new();
-    for variable in dotenvy::from_path_iter(path).map_err(wrong)? {
-        let (name, value) = variable.map_err(wrong)?;
-        if ["PUSHER_", "REVERB_", "BROADCAST_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-        {
-            variables.push((name, value));
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        let line = line.strip_prefix("export ").unwrap_or(line);
+        let prefixes = ["PUSHER_", "REVERB_", "BROADCAST_"];
+        if !prefixes.iter().any(|prefix| line.starts_with(prefix)) {
+            continue;
+        }
+        for variable in dotenvy::from_read_iter(line.as_bytes()) {
+            // Its own words would show the line, and so perhaps a secret.
+            let variable = variable.map_err(|_| format!("{shown}, line {number}: not NAME=value"))?;
+            variables.push(variable);
         }
     }
     Ok(variables)

@@ -1,9 +1,10 @@
 //! The Pusher door before a request is served: whose channels a handshake wants, and who has signed a
 //! request. The same in both lanes.
 //!
-//! What names a key or is signed needs no rule for hosts: no page can make a browser that is tricked about
-//! a name say anything that it could not say anyway. Origins are the app's own, any unless it says less,
-//! since no cookie counts here.
+//! Origins are the app's own, any unless it says less: no cookie counts here, so a page of another site can
+//! say no more than a program could. Where any may come there is no rule for hosts either; where some are
+//! listed there is, for a browser that is tricked about a name would say that it is one of them. A server
+//! that nobody has configured has an app whose secret everybody knows: there the rules of all doors hold.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -26,13 +27,13 @@ fn behind_prefix<'a>(node: &Node, path: &'a str) -> Option<&'a str> {
 }
 
 /// Whether a WebSocket is asked for through this door.
-pub(crate) fn knocking<'a>(node: &Node, path: &'a str) -> Option<Knocking<'a>> {
+pub(crate) fn knocking<'a>(node: &Node, path: &'a str) -> Option<Result<Knocking<'a>, Refusal>> {
     path::parse(behind_prefix(node, path)?)
 }
 
-/// Whether a path is one of this door's.
-pub(crate) fn is_ours(node: &Node, method: &str, path: &str) -> bool {
-    let behind = behind_prefix(node, path);
+/// Whether a path is one of this door's, where its own rules for hosts and origins hold.
+pub(crate) fn has_own_rules(node: &Node, method: &str, path: &str) -> bool {
+    let behind = behind_prefix(node, path).filter(|_| !node.config.is_open());
     behind.is_some_and(|path| path::parse(path).is_some() || rest::route(method, path).is_some())
 }
 
@@ -40,7 +41,7 @@ pub(crate) fn is_ours(node: &Node, method: &str, path: &str) -> bool {
 pub(crate) fn knock(
     node: &Arc<Node>,
     asked: &Asked<'_>,
-    knocking: &Knocking<'_>,
+    knocking: &Result<Knocking<'_>, Refusal>,
     admission: Admission,
     is_new: bool,
 ) -> Knock {
@@ -48,13 +49,17 @@ pub(crate) fn knock(
     let mut ticket = None;
     let app = room(node, asked, admission, is_new).and_then(|taken| {
         ticket = taken;
-        find(node, asked, knocking)
+        find(node, asked, knocking.as_ref().map_err(Refusal::clone)?)
     });
     let may_deflate = app.is_ok() && node.config.compression.enabled;
     let offers = asked.extensions.iter().copied();
     Knock {
         app,
-        hint: knocking.hint.map(Into::into),
+        hint: knocking
+            .as_ref()
+            .ok()
+            .and_then(|knocking| knocking.hint)
+            .map(Into::into),
         device: device(asked),
         deflate: may_deflate.then(|| extension::negotiate(offers)).flatten(),
         peer,
@@ -78,7 +83,10 @@ fn find(node: &Node, asked: &Asked<'_>, knocking: &Knocking<'_>) -> Result<Arc<A
     if !app.settings.enabled {
         return Err(Refusal::AppDisabled);
     }
-    if !app.settings.origins.iter().any(|origin| origin == "*") {
+    if node.config.is_open() {
+        node.rules.gate(asked)?;
+    } else if !app.settings.origins.iter().any(|origin| origin == "*") {
+        node.rules.hosts_of(asked.source).check(asked.host)?;
         app.origins
             .check(asked.origins.iter().copied(), asked.sent_to())?;
     }
@@ -90,6 +98,22 @@ pub(crate) struct Order<'a> {
     pub(crate) app: Arc<App>,
     pub(crate) request: RestRequest<'a>,
     pub(crate) signed: Signed<'a>,
+}
+
+/// Counts a request that was refused among the guesses of its address, if it may be one. Whoever has guessed
+/// too often is told so instead of what was wrong; what is signed well is done nevertheless.
+pub(crate) fn refused(node: &Node, asked: &Asked<'_>, refusal: Refusal) -> Refusal {
+    if !rest::is_guess(&refusal) {
+        return refusal;
+    }
+    let now = node.clock.now();
+    match node.gate.may_sign(&asked.source, now) {
+        Ok(()) => {
+            node.gate.signed_badly(&asked.source, now);
+            refusal
+        }
+        Err(barred) => barred,
+    }
 }
 
 /// What is asked for through the HTTP API, if its path is one of that. The signature is looked at; the body
@@ -116,16 +140,8 @@ fn signed<'a>(
             .ok_or_else(|| Refusal::NotFound("no app with this id exists here".into()))?,
         None => node.apps.by_key(signed.key()?).ok_or(Refusal::NoApp)?,
     };
-    let now = node.clock.now();
-    node.gate.may_sign(&asked.source, now)?;
     let (key, secret) = (&app.settings.key, &app.settings.secret);
-    let good = signed.check(method, &request, key, secret, unix_now().as_secs());
-    if let Err(refusal) = good {
-        if rest::is_guess(&refusal) {
-            node.gate.signed_badly(&asked.source, now);
-        }
-        return Err(refusal);
-    }
+    signed.check(method, &request, key, secret, unix_now().as_secs())?;
     if !app.settings.enabled {
         return Err(Refusal::AppDisabled);
     }

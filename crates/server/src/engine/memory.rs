@@ -10,7 +10,7 @@
 //! Invariant: what an app's `settled` says is in the mailboxes, since it is written behind the
 //! pushes and under the same lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
@@ -22,7 +22,6 @@ use fanfare_core::publication::Reader;
 use fanfare_core::stream::app::{AppStreams, Counts, Reach, Shared};
 use fanfare_core::stream::{HistoryRules, Replay, Resume};
 use fanfare_core::sync::{AtomicU64, Mutex, Ordering};
-use parking_lot::RwLock;
 use smallvec::SmallVec;
 
 use super::journal::{Fresh, Journal, JournalCounts};
@@ -30,6 +29,7 @@ use super::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts};
 
 /// See the module's head.
 pub struct MemoryEngine {
+    /// Never held for longer than a look, nor while another lock is taken: no order of events depends on it.
     apps: RwLock<Vec<Arc<App>>>,
     mailboxes: Mailboxes,
     shared: Arc<Shared>,
@@ -103,11 +103,12 @@ impl MemoryEngine {
 
     /// One more app.
     pub fn add(&self, app: App) {
-        self.apps.write().push(Arc::new(app));
+        let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
+        apps.push(Arc::new(app));
     }
 
     fn apps(&self) -> Vec<Arc<App>> {
-        self.apps.read().clone()
+        self.apps.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Does something with each journal there is.
@@ -134,7 +135,7 @@ impl MemoryEngine {
     }
 
     fn app(&self, id: AppId) -> Result<Arc<App>, Refusal> {
-        let apps = self.apps.read();
+        let apps = self.apps.read().unwrap_or_else(PoisonError::into_inner);
         // Behind the probe's, in the order of their numbers; a proof has its own.
         let app = apps
             .get(usize::from(id.0).wrapping_add(1))
@@ -299,16 +300,13 @@ impl Engine for MemoryEngine {
         channels.iter().map(|channel| streams.listeners(channel)).sum()
     }
 
-    fn occupied(&self, app: AppId, prefix: &str) -> Vec<(ChannelName, usize)> {
+    fn occupied(&self, app: AppId, prefix: &str, from: usize) -> (Vec<(ChannelName, usize)>, Option<usize>) {
         let Ok(app) = self.app(app) else {
-            return Vec::new();
+            return (Vec::new(), None);
         };
-        let (mut found, mut place) = (Vec::new(), Some(0));
-        // The lock is free in between.
-        while let Some(from) = place {
-            place = app.ordered.lock().streams.occupied(from, prefix, &mut found);
-        }
-        found
+        let mut found = Vec::new();
+        let next = app.ordered.lock().streams.occupied(from, prefix, &mut found);
+        (found, next)
     }
 
     fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) -> Result<(), Refusal> {

@@ -33,7 +33,6 @@ use smallvec::SmallVec;
 
 use crate::shard::mailbox::Mailbox;
 
-pub(crate) mod begin;
 pub mod journal;
 mod memory;
 #[cfg(test)]
@@ -125,9 +124,10 @@ pub trait Engine: Send + Sync {
     /// How many listen to channels.
     fn listeners(&self, app: AppId, channels: &[ChannelName]) -> usize;
 
-    /// The channels that somebody listens to whose names begin so, with how many do. Not at one point of
-    /// the order: a channel that comes or goes meanwhile may be in it or not.
-    fn occupied(&self, app: AppId, prefix: &str) -> Vec<(ChannelName, usize)>;
+    /// Some of the channels that somebody listens to whose names begin so, with how many do, and where to go
+    /// on, if those were not all. Begins at 0. Not at one point of the order: a channel that comes or goes
+    /// meanwhile may be in it or not.
+    fn occupied(&self, app: AppId, prefix: &str, from: usize) -> (Vec<(ChannelName, usize)>, Option<usize>);
 
     /// Removes all that is kept of a channel.
     fn clear(&self, app: AppId, channel: &ChannelName, now: Moment) -> Result<(), Refusal>;

@@ -22,11 +22,13 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::publication::{DataKind, Draft, EventName};
 use http::{HeaderMap, Response, header};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::{Question, unusable};
 use crate::node::Node;
@@ -36,6 +38,9 @@ pub(super) const NAME: &str = "on_message";
 
 #[derive(Serialize)]
 struct Body<'a> {
+    /// The app, if it is not the one that all doors share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app: Option<&'a str>,
     channels: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'a str>,
@@ -71,10 +76,17 @@ pub(crate) async fn ask(
     let Some(hook) = &node.hooks.message else {
         return Ok(Some(draft));
     };
-    let question = question(&draft, address, node.config.limits.message_bytes_max);
+    // Users and channels of different apps may have the same names.
+    let app = node.apps.get(draft.app).filter(|app| app.id != AppId::DEFAULT);
+    let app = app.as_ref().map(|app| app.settings.id.as_str());
+    let question = question(app, &draft, address, node.config.limits.message_bytes_max);
     match hook.ask(node, question, read).await? {
         Verdict::AsSent => Ok(Some(draft)),
         Verdict::Instead(kind, data) => {
+            // A value stays one, if it is one.
+            let is_value =
+                draft.kind == DataKind::Json && serde_json::from_slice::<IgnoredAny>(&data).is_ok();
+            let kind = if is_value { DataKind::Json } else { kind };
             (draft.kind, draft.data) = (kind, data);
             Ok(Some(draft))
         }
@@ -83,12 +95,13 @@ pub(crate) async fn ask(
     }
 }
 
-fn question(draft: &Draft, address: Option<IpAddr>, answer_bytes_max: usize) -> Question {
+fn question(app: Option<&str>, draft: &Draft, address: Option<IpAddr>, answer_bytes_max: usize) -> Question {
     let text = match draft.kind {
         DataKind::Text | DataKind::Json => std::str::from_utf8(&draft.data).ok(),
         DataKind::Binary => None,
     };
     let body = Body {
+        app,
         channels: draft
             .audience
             .channels()
@@ -128,7 +141,6 @@ fn read(answer: Response<Bytes>) -> anyhow::Result<Verdict> {
 
 #[cfg(test)]
 mod tests {
-    use fanfare_core::app::AppId;
     use fanfare_core::publication::Audience;
 
     use super::*;
@@ -173,7 +185,7 @@ mod tests {
             Bytes::from_static("\u{e9} \"x\"".as_bytes()),
         );
         draft.speaker = fanfare_core::user::UserId::new("42").ok();
-        let asked = question(&draft, Some("::1".parse().unwrap()), 9);
+        let asked = question(None, &draft, Some("::1".parse().unwrap()), 9);
         assert_eq!(
             asked.body,
             "{\"channels\":[\"main\"],\"user\":\"42\",\"address\":\"::1\",\"data\":\"\u{e9} \\\"x\\\"\"}"
@@ -181,7 +193,10 @@ mod tests {
         draft.kind = DataKind::Binary;
         draft.data = Bytes::from_static(b"\xff");
         draft.speaker = None;
-        let asked = question(&draft, None, 9);
-        assert_eq!(asked.body, r#"{"channels":["main"],"base64":"/w=="}"#);
+        let asked = question(Some("4712"), &draft, None, 9);
+        assert_eq!(
+            asked.body,
+            r#"{"app":"4712","channels":["main"],"base64":"/w=="}"#
+        );
     }
 }

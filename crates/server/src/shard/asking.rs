@@ -132,6 +132,7 @@ impl State {
         }));
         open.session.on_paused();
         let address = open.peer.ip;
+        let spoken_on = draft.audience.channels().first().cloned();
         self.watch(key);
         shard.saying.set(shard.saying.get() + 1);
         tokio::task::spawn_local(async move {
@@ -145,6 +146,10 @@ impl State {
             });
             match said {
                 Ok(()) => state.read_on(&shard, key, shard.now()),
+                // In that protocol what one says is refused, and one goes on.
+                Err(refusal) if state.tell_unsaid(&shard, key, &refusal, spoken_on.as_ref()) => {
+                    state.read_on(&shard, key, shard.now());
+                }
                 Err(refusal) => state.close_session(&shard, key, Disconnect::Refused(refusal)),
             }
             shard.saying.set(shard.saying.get() - 1);

@@ -146,8 +146,9 @@ impl State {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage) else {
             return false;
         };
-        // A long poll is over before anybody would notice.
-        if matches!(open.session, Session::LongPoll(_)) {
+        // A long poll is over before anybody would notice, and a library of Pusher would not know what to do
+        // with a channel that it has not asked for.
+        if matches!(open.session, Session::LongPoll(_) | Session::Pusher(_)) {
             return false;
         }
         let (app, world) = (open.world.id, Arc::clone(&open.world));
@@ -171,7 +172,7 @@ impl State {
         };
         self.hub.subscribe_after(key.slot, &topic, Some(replay.position));
         if let Some(user) = user {
-            super::pusher::join_members(node, &world, channel, &user);
+            super::members::join(node, &world, channel, &user);
         }
         true
     }
@@ -181,6 +182,10 @@ impl State {
         let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
             return false;
         };
+        if open.insider.is_some() {
+            let app = node.apps.get(open.world.id);
+            return app.is_some_and(|app| self.unsubscribe(shard, key, &app, channel));
+        }
         // Who does not hear a channel any more does not speak on it either.
         open.channels.retain(|own| own != channel);
         let (app, world) = (open.world.id, Arc::clone(&open.world));
@@ -191,7 +196,7 @@ impl State {
         node.engine
             .unsubscribe(app, shard.index, channel, node.clock.now());
         if let Some(user) = user {
-            super::pusher::leave_members(node, &world, channel, &user);
+            super::members::leave(node, &world, channel, &user);
         }
         true
     }

@@ -59,10 +59,12 @@ pub(crate) mod command;
 mod connection;
 mod dirty;
 pub mod mailbox;
+mod members;
 mod open;
 mod pusher;
 mod receipts;
 mod refresh;
+mod replays;
 mod timers;
 mod tls;
 mod turn;
@@ -72,8 +74,9 @@ use connection::Connection;
 pub(crate) use connection::Poll;
 pub use connection::StreamBody;
 use dirty::Dirty;
+pub(crate) use members::{Owed, settle};
 pub(crate) use open::{DISMISSED, Facts};
-pub(crate) use pusher::{Knock, settle};
+pub(crate) use pusher::Knock;
 use timers::Timers;
 
 /// Time that delivering, or flushing, may take in one turn.

@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 
 use super::asking::EARLY_BYTES_MAX;
 use super::connection::{Connection, Open, Place, Stage, Transport};
+use super::members;
 use super::pusher::Knock;
 use super::refresh::deadline;
 use super::turn::CLOSING_MAX;
@@ -396,8 +397,8 @@ impl State {
         }
         if let Some(user) = listen.user() {
             self.hub.name(key.slot, user.clone());
-            for channel in &heard {
-                super::pusher::join_members(node, &world, channel, user);
+            for channel in heard.iter().filter(|channel| members::counts(&session, channel)) {
+                members::join(node, &world, channel, user);
             }
             arrive(node, &world, shard.place(key), id, user, listen.known_since);
         }

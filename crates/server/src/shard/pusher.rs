@@ -5,47 +5,40 @@
 //!
 //! * A subscriber is told that it is one before anything of the channel, then what is cached or was
 //!   missed, then what is live.
-//! * Members: under the lock of an app's people, somebody new is announced to the others, then subscribes,
-//!   then gets the roster. Whoever is announced before that is in the roster, whoever comes later is
-//!   announced to her, and nobody twice. That somebody has gone is announced behind her last subscription.
-//! * What is announced goes the way of all publications, so it has its place in the channel's order; it
-//!   is only for who is here and is not kept.
+//! * What is told of members ([`members`]) agrees with the roster.
 //!
 //! A refused wish is answered to who wished and changes nothing.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fanfare_core::auth::Grant;
 use fanfare_core::auth::subscription::{self, NotAdmitted, Signatory, Wish};
 use fanfare_core::channel::{ChannelName, Kind};
 use fanfare_core::disconnect::{Disconnect, Refusal};
 use fanfare_core::hub::Topic;
 use fanfare_core::moment::Moment;
-use fanfare_core::people::People;
-use fanfare_core::position::{Position, Since};
+use fanfare_core::position::Position;
 use fanfare_core::publication::{Audience, DataKind, Draft, EventName, Reader, WireForm};
 use fanfare_core::rate::Bucket;
-use fanfare_core::returning::{Past as Returned, RecordKey};
-use fanfare_core::session::{Pusher, Session, SessionId};
-use fanfare_core::stream::{Replay, Resume};
+use fanfare_core::returning::RecordKey;
+use fanfare_core::session::{Pusher, Session};
+use fanfare_core::stream::Resume;
 use fanfare_core::user::UserId;
 use fanfare_core::wire::pusher::frame::{ClientFrame, Data};
 use fanfare_core::wire::pusher::presence::{self, Profile};
 use fanfare_core::wire::pusher::{self, SubscriptionErrorKind, name, sign};
+use fanfare_core::wire::websocket;
 use fanfare_core::wire::websocket::extension::Agreement;
-use fanfare_core::wire::{self, websocket};
 use smallvec::SmallVec;
 
 use super::connection::{Open, Stage};
-use super::open::Past;
-use super::{Key, Shard, State};
+use super::{Key, Shard, State, members};
 use crate::address::Source;
-use crate::apps::{App, Seat, World, announcement};
-use crate::config::{ClientEvents, ReplayRule};
+use crate::apps::{App, Seat};
+use crate::config::ClientEvents;
 use crate::engine::Listening;
 use crate::gate::Ticket;
-use crate::node::{Node, Place};
+use crate::node::Node;
 
 /// A handshake of the Pusher door that was answered.
 pub(crate) struct Knock {
@@ -71,9 +64,11 @@ pub(super) struct Insider {
     members: SmallVec<[(ChannelName, UserId); 1]>,
     /// Client events that it may say.
     events: Bucket,
-    /// What the page has drawn for itself.
-    has_hint: bool,
-    device: u64,
+    /// The page has drawn a text for itself.
+    pub(super) has_hint: bool,
+    pub(super) device: u64,
+    /// Nobody knows whether it missed something.
+    pub(super) is_doubtful: bool,
     /// Where it is remembered what it has received.
     pub(super) record: Option<RecordKey>,
     /// The answer that is under way, and what it will say.
@@ -111,75 +106,6 @@ impl From<Refusal> for Denied {
     }
 }
 
-/// A user's connection listens to a channel no more, and does not hear what comes now. The others hear that
-/// she has gone, if she has: later, where that cannot be published at once.
-pub(super) fn leave_members(node: &Node, world: &World, channel: &ChannelName, user: &UserId) {
-    let mut people = world.people.lock();
-    let was_last = people.leave(channel, user);
-    if was_last && channel.kind() == Kind::Presence {
-        let data = presence::removed(user);
-        owe(
-            node,
-            world,
-            announcement(world.id, channel, pusher::MEMBER_REMOVED, data),
-        );
-    }
-}
-
-/// Publishes what must be published, in order, now or as soon as that is possible. The caller holds the lock
-/// of the people, so that order is theirs.
-fn owe(node: &Node, world: &World, draft: Draft) {
-    world.owed.lock().push_back(draft);
-    settle(node, world);
-}
-
-/// Publishes what is owed. Says whether all of it is out.
-pub(crate) fn settle(node: &Node, world: &World) -> bool {
-    let mut owed = world.owed.lock();
-    while let Some(draft) = owed.front() {
-        if node.publisher.announce(draft.clone()).is_err() {
-            return false;
-        }
-        owed.pop_front();
-    }
-    true
-}
-
-/// A user's connection listens to a channel, in a way that has no roster.
-pub(super) fn join_members(node: &Node, world: &World, channel: &ChannelName, user: &UserId) {
-    let mut people = world.people.lock();
-    if people.enter(channel, user, None) && channel.kind() == Kind::Presence {
-        let data = presence::added(user, None);
-        owe(
-            node,
-            world,
-            announcement(world.id, channel, pusher::MEMBER_ADDED, data),
-        );
-    }
-}
-
-/// A user's connection will listen to a channel. The others hear that she has come, if she was not there.
-/// The caller subscribes under the same lock.
-pub(super) fn enter_members(
-    node: &Node,
-    world: &World,
-    people: &mut People<Place>,
-    channel: &ChannelName,
-    user: &UserId,
-    info: Option<&str>,
-) -> Result<(), Refusal> {
-    if channel.kind() == Kind::Presence && !people.is_member(channel, user) {
-        if !settle(node, world) {
-            return Err(Refusal::Overloaded);
-        }
-        let data = presence::added(user, info);
-        node.publisher
-            .announce(announcement(world.id, channel, pusher::MEMBER_ADDED, data))?;
-    }
-    people.enter(channel, user, info);
-    Ok(())
-}
-
 impl State {
     /// The handshake is answered: open the session, or say why not.
     pub(super) fn open_pusher(&mut self, shard: &Shard, key: Key, knock: Knock, now: Moment) {
@@ -195,6 +121,11 @@ impl State {
     fn enter_pusher(&mut self, shard: &Shard, key: Key, knock: Knock, now: Moment) -> Result<(), Refusal> {
         let app = knock.app?;
         let node = &shard.node;
+        // It may have changed between the handshake and now.
+        let app = node.apps.get(app.id).ok_or(Refusal::NoApp)?;
+        if !app.settings.enabled {
+            return Err(Refusal::AppDisabled);
+        }
         if node.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -230,6 +161,7 @@ impl State {
             events: Bucket::default(),
             has_hint: knock.hint.is_some(),
             device: knock.device,
+            is_doubtful: false,
             record: None,
             asked: None,
             is_unasked: false,
@@ -307,7 +239,7 @@ impl State {
     }
 
     /// The session of a connection, if it is one of this door.
-    fn insider(&mut self, key: Key) -> Option<&mut Open> {
+    pub(super) fn insider(&mut self, key: Key) -> Option<&mut Open> {
         match self.get(key).map(|connection| &mut connection.stage) {
             Some(Stage::Open(open)) if open.insider.is_some() => Some(open),
             _ => None,
@@ -363,41 +295,51 @@ impl State {
         if self.hub.listens(key.slot, &topic) {
             // Said once more, without any effect.
             let data = match channel.kind() {
+                Kind::Presence if self.has_waiting(key) => {
+                    let message = "subscribed already, and something waits to be read";
+                    return Err(Denied::new(SubscriptionErrorKind::Limit, 4301, message));
+                }
                 Kind::Presence => presence::roster(app.world.people.lock().roster(&channel)),
                 _ => "{}".to_owned(),
             };
-            self.send_beyond(key, pusher::subscribed(&channel, &data));
+            self.send_roster(shard, key, pusher::subscribed(&channel, &data));
             return Ok(());
         }
         if self.hub.subscriptions(key.slot) >= settings.subscriptions_max {
             let message = "too many subscriptions over one connection (subscriptions_max)";
             return Err(Denied::new(SubscriptionErrorKind::Limit, 4100, message));
         }
+        if let Some(profile) = &member {
+            let max = settings.members_max();
+            let people = app.world.people.lock();
+            if people.roster(&channel).len() >= max && !people.is_member(&channel, &profile.user) {
+                let message =
+                    format!("this channel has {max} members, which is all that it may have (members_max)");
+                return Err(Denied::new(SubscriptionErrorKind::Limit, 4100, message));
+            }
+        }
         let is_cache = channel.is_cache();
         let back = self.comes_back(shard, key, &channel, member.as_ref());
         let listening = Listening {
             shard: shard.index,
             channels: std::slice::from_ref(&channel),
-            resume: match &back.past {
-                Some(past) => Resume::Since(Since::Position(past.position)),
-                None if is_cache => Resume::Last(1),
-                None => Resume::Now,
-            },
+            resume: back.resume(is_cache),
             reader: Reader {
-                session: Some(id),
+                // What is cached is the state of a channel, also for who has said it.
+                session: Some(id).filter(|_| !is_cache),
                 user: user.as_ref(),
             },
             is_new: false,
         };
-        let (mut replay, data) = match &member {
+        let (replay, data) = match &member {
             None => (
                 node.engine.subscribe(app.id, &listening, node.clock.now())?,
                 "{}".to_owned(),
             ),
-            Some(profile) => enter_presence(node, app, &listening, &channel, profile)?,
+            Some(profile) => members::enter(node, app, &listening, &channel, profile)?,
         };
         self.hub.subscribe_after(key.slot, &topic, Some(replay.position));
-        let is_private = channel.kind() != Kind::Public;
+        let is_private = node.rules.policy.is_private(&channel);
         if let Some(open) = self.insider(key) {
             if is_private {
                 open.session.on_authorized();
@@ -406,36 +348,15 @@ impl State {
                 insider.members.push((channel.clone(), profile.user));
             }
         }
-        if let (Some(insider), Some(record)) = (
-            self.insider(key).and_then(|open| open.insider.as_mut()),
-            back.record,
-        ) {
-            insider.record = Some(record);
-            let from = replay.position;
-            app.world
-                .returning
-                .lock()
-                .listens(record, &channel, back.user.as_ref(), from);
-            if let Some(connection) = self.get(key) {
-                connection.wants_receipts = true;
-            }
-        }
-        self.send_beyond(key, pusher::subscribed(&channel, &data));
-        let mut is_told = false;
-        if let Some(past) = &back.past {
-            let is_own = |session: Option<SessionId>| session.is_some_and(|id| past.sessions.contains(&id));
-            replay.entries.retain(|entry| !is_own(entry.draft.excluded));
-            is_told = self.give_past(shard, key, &replay, &channel);
-        } else if back.is_doubtful {
-            self.send(
-                shard,
-                key,
-                wire::gap(WireForm::Pusher, std::slice::from_ref(&channel), replay.position)
-                    .unwrap_or_default(),
-            );
-        }
-        if is_cache && !is_told {
-            let cached = self.cached(node, app, &back, &replay, &channel);
+        self.note_subscribed(key, app, &back, &channel, replay.position);
+        self.send_roster(shard, key, pusher::subscribed(&channel, &data));
+        let cached = if is_cache {
+            self.cached(node, key, &back, &replay, &channel)
+        } else {
+            None
+        };
+        let is_newest = self.give_past(shard, key, app, &back, replay, &channel);
+        if is_cache && !is_newest {
             if cached.is_none() {
                 node.metrics.cache_misses.add(1);
             }
@@ -446,130 +367,26 @@ impl State {
         Ok(())
     }
 
-    /// What a session that subscribes goes on for, if anything.
-    fn comes_back(
-        &mut self,
-        shard: &Shard,
-        key: Key,
-        channel: &ChannelName,
-        member: Option<&Profile>,
-    ) -> Back {
-        let (node, now) = (&shard.node, shard.now());
-        let rule = node
-            .replay_rules
-            .iter()
-            .find(|(pattern, _)| pattern.matches(channel.as_str()));
-        let rule = rule.map_or(ReplayRule::default(), |(_, rule)| *rule);
-        let mut back = Back::default();
-        let Some(open) = self.insider(key) else {
-            return back;
-        };
-        let signed_in = open.user().cloned();
-        let Some(insider) = &open.insider else { return back };
-        back.user = match rule {
-            ReplayRule::Off => return back,
-            _ if insider.has_hint => None,
-            ReplayRule::Hint => return back,
-            ReplayRule::User => match member.map(|member| member.user.clone()).or(signed_in) {
-                Some(user) => Some(user),
-                None => return back,
-            },
-        };
-        if insider.record.is_none() {
-            self.remember(shard, key, None);
-        }
-        let Some(open) = self.insider(key) else {
-            return back;
-        };
-        back.record = open.insider.as_ref().and_then(|insider| insider.record);
-        let Some(record) = back.record else { return back };
-        back.past = open
-            .world
-            .returning
-            .lock()
-            .past(record, channel, back.user.as_ref(), now);
-        // An earlier life of the node may have known it: better one question too many.
-        let is_young = now < node.started + node.config.pusher.replay_age;
-        back.is_doubtful = back.past.is_none() && is_young;
-        back
-    }
-
-    /// From now on it is remembered what a session receives.
-    fn remember(&mut self, shard: &Shard, key: Key, hint: Option<&str>) {
-        let (place, now) = (shard.place(key), shard.now());
-        let Some(open) = self.insider(key) else { return };
-        let (id, world) = (open.id, Arc::clone(&open.world));
-        let Some(insider) = &mut open.insider else { return };
-        let mut returning = world.returning.lock();
-        let (record, superseded) = returning.begin(hint, insider.device, id, place, now);
-        insider.record = record;
-        drop(returning);
-        let Some(superseded) = superseded else { return };
-        let why = "another connection with the same resume hint has taken this one's place";
-        let why = Disconnect::Refused(Refusal::Forbidden(why.into()));
-        if let Some(commands) = shard.node.commands.get(superseded.shard) {
-            // With too many commands waiting it ends when its silence is noticed.
-            let _ = commands.send(super::What::Close(vec![superseded.key], why));
-        }
-    }
-
-    /// Gives a session what it missed of a channel, or tells it of the gap. Says whether that was anything.
-    fn give_past(&mut self, shard: &Shard, key: Key, replay: &Replay, channel: &ChannelName) -> bool {
-        let limit = shard.node.config.limits.outbox_bytes_max;
-        let past = Past::of(replay, std::slice::from_ref(channel), WireForm::Pusher, limit);
-        let metrics = &shard.node.metrics.shards[shard.index];
-        metrics.replayed.add(past.replayed);
-        metrics.gaps.add(usize::from(past.is_gap));
-        let is_any = !past.bytes.is_empty();
-        if is_any {
-            self.send(shard, key, past.bytes.into());
-        }
-        is_any && !past.is_gap
-    }
-
-    /// The last publication of a cache channel, as an event.
-    fn cached(
-        &self,
-        node: &Node,
-        app: &App,
-        back: &Back,
-        replay: &Replay,
-        channel: &ChannelName,
-    ) -> Option<Bytes> {
-        let last;
-        let entries = if back.past.is_some() {
-            // What was asked for then was something else.
-            let channels = std::slice::from_ref(channel);
-            let now = node.clock.now();
-            last = node
-                .engine
-                .read(app.id, channels, Resume::Last(1), Reader::default(), now)
-                .ok()?;
-            &last.entries
-        } else {
-            &replay.entries
-        };
-        let entry = entries.last()?;
-        Some(wire::encode_entry(entry, Some(channel), WireForm::Pusher))
-    }
-
-    fn unsubscribe(&mut self, shard: &Shard, key: Key, app: &App, channel: &ChannelName) {
+    /// Says whether it was subscribed.
+    pub(super) fn unsubscribe(&mut self, shard: &Shard, key: Key, app: &App, channel: &ChannelName) -> bool {
         let node = &shard.node;
         if !self.hub.unsubscribe(key.slot, &Topic::Channel(channel.clone())) {
-            return;
+            return false;
         }
         node.engine
             .unsubscribe(app.id, shard.index, channel, node.clock.now());
-        let Some(open) = self.insider(key) else { return };
-        let Some(insider) = &mut open.insider else { return };
+        let Some(insider) = self.insider(key).and_then(|open| open.insider.as_mut()) else {
+            return true;
+        };
         if let Some(record) = insider.record {
             app.world.returning.lock().forgets(record, channel);
         }
         let user = insider.forget(channel);
         if let Some(user) = user {
-            leave_members(node, &app.world, channel, &user);
+            members::leave(node, &app.world, channel, &user);
         }
         Self::count_changed(node, app, channel);
+        true
     }
 
     /// How many listen to a channel is another number now: says so, if the app wants it.
@@ -598,8 +415,12 @@ impl State {
             return Ok(());
         };
         let signed = sign::user(&insider.socket_id, user_data);
-        sign::check_auth(auth, &settings.key, &settings.secret, &signed)
-            .map_err(|message| Refusal::Unauthorized(message.into()))?;
+        // Not with the words themselves: they tell of a person, and this is logged.
+        sign::check_auth(auth, &settings.key, &settings.secret, &signed).map_err(|_| {
+            let wanted = "the sign-in is not signed with this app's key and secret: expected key:signature, the HMAC \
+                          SHA256 hex digest of SOCKET_ID::user::USER_DATA";
+            Refusal::Unauthorized(wanted.into())
+        })?;
         let profile = presence::user_data(user_data, settings.user_info_bytes_max())
             .map_err(|error| Refusal::Unauthorized(error.to_string().into()))?;
         let is_new = match &insider.profile {
@@ -622,6 +443,7 @@ impl State {
         if is_new {
             self.hub.name(key.slot, user.clone());
             super::open::arrive(node, &app.world, place, id, &user, None);
+            self.note_signed_in(shard, key, app);
         }
         if settings.watchlist && !watched.is_empty() {
             self.watch_users(shard, key, app, &watched);
@@ -706,7 +528,7 @@ impl State {
         let member = insider.members.iter().find(|(own, _)| *own == channel);
         let speaker = member.map(|(_, user)| user.clone()).or(user);
         if speaker.is_some() {
-            let spoken = node.gate.speak(speaker.as_ref(), &peer, 1, now);
+            let spoken = node.gate.speak(app.id, speaker.as_ref(), &peer, 1, now);
             spoken.map_err(|refusal| (Some(4301), refusal.to_string()))?;
         }
         let mut draft = Draft::to(
@@ -728,18 +550,35 @@ impl State {
         published.map(drop).map_err(|refusal| (None, refusal.to_string()))
     }
 
+    /// Tells a session of this door that the back end does not want what it said. Says whether it is one.
+    pub(super) fn tell_unsaid(
+        &mut self,
+        shard: &Shard,
+        key: Key,
+        refusal: &Refusal,
+        channel: Option<&ChannelName>,
+    ) -> bool {
+        if self.insider(key).is_none() {
+            return false;
+        }
+        let channel = channel.map(pusher::shown);
+        let message = format!("Client event rejected - {refusal}");
+        self.send(shard, key, pusher::error(None, &message, channel.as_deref()));
+        true
+    }
+
     /// A session of this door has ended: it is a member no more.
     pub(super) fn leave_pusher(node: &Node, open: &Open, channels: &[ChannelName], why: &Disconnect) {
         let Some(insider) = &open.insider else { return };
         if let Some(record) = insider.record {
-            let may_return = insider.may_return(why);
+            let may_return = Insider::may_return(why);
             open.world
                 .returning
                 .lock()
                 .end(record, may_return, node.clock.now());
         }
         for (channel, user) in &insider.members {
-            leave_members(node, &open.world, channel, user);
+            members::leave(node, &open.world, channel, user);
         }
         if let Some(app) = node.apps.get(open.world.id) {
             for channel in channels {
@@ -749,60 +588,10 @@ impl State {
     }
 }
 
-/// What a session that subscribes to a channel goes on for.
-#[derive(Default)]
-struct Back {
-    /// Where it is remembered what it receives, if it is.
-    record: Option<RecordKey>,
-    /// As whom, where that counts.
-    user: Option<UserId>,
-    past: Option<Returned>,
-    /// It may have missed something that nobody knows of.
-    is_doubtful: bool,
-}
-
 impl Insider {
-    /// Whether a session that ends so may be gone on for. Who says goodbye does not come back for more; a
-    /// library that gives a dead connection up says it without a code.
-    fn may_return(&self, why: &Disconnect) -> bool {
-        match why {
-            Disconnect::Refused(_) | Disconnect::Unauthorized => false,
-            Disconnect::ByPeer(Some(1000 | 1001)) => false,
-            Disconnect::ByPeer(_) => self.has_hint,
-            _ => true,
-        }
-    }
-
     /// The member that the connection was there.
-    fn forget(&mut self, channel: &ChannelName) -> Option<UserId> {
+    pub(super) fn forget(&mut self, channel: &ChannelName) -> Option<UserId> {
         let place = self.members.iter().position(|(own, _)| own == channel)?;
         Some(self.members.swap_remove(place).1)
-    }
-}
-
-/// Somebody becomes a member of a presence channel: what she is given of the past, and the roster.
-fn enter_presence(
-    node: &Node,
-    app: &App,
-    listening: &Listening<'_>,
-    channel: &ChannelName,
-    profile: &Profile,
-) -> Result<(Replay, String), Denied> {
-    let world = &app.world;
-    let mut people = world.people.lock();
-    let (user, info) = (&profile.user, profile.info.as_deref());
-    let max = app.settings.members_max();
-    if people.roster(channel).len() >= max && !people.is_member(channel, user) {
-        let message = format!("this channel has {max} members, which is all that it may have (members_max)");
-        return Err(Denied::new(SubscriptionErrorKind::Limit, 4100, message));
-    }
-    enter_members(node, world, &mut people, channel, user, info)?;
-    match node.engine.subscribe(app.id, listening, node.clock.now()) {
-        Ok(replay) => Ok((replay, presence::roster(people.roster(channel)))),
-        Err(refusal) => {
-            drop(people);
-            leave_members(node, world, channel, user);
-            Err(refusal.into())
-        }
     }
 }

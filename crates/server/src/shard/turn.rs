@@ -140,13 +140,24 @@ impl State {
             let Some(first) = run.first() else { break };
             let urgent = self.hub.reach(first) <= URGENT_MAX;
             let (connections, queues) = (&mut self.connections, &mut self.dirty);
+            let scratch = &mut self.scratch;
             let mut queue = |slot: Slot, parcel: Parcel<'_>| {
                 let Some(connection) = connections.get_mut(slot as usize) else {
                     return;
                 };
                 let frame = parcel.frame.clone();
                 let pushed = if parcel.tag == Tag::MUST {
-                    connection.outbox.push(frame, limit)
+                    let pushed = connection.outbox.push(frame, limit);
+                    pushed.or_else(|full| {
+                        // It may have had no chance to leave: so much was published since the last flush.
+                        let Transport::Line(line) = &mut connection.transport else {
+                            return Err(full);
+                        };
+                        if line.flush(&mut connection.outbox, scratch).is_err() {
+                            return Err(full);
+                        }
+                        connection.outbox.push(parcel.frame.clone(), limit)
+                    })
                 } else {
                     let marker = || wire::dropped(parcel.form, parcel.channel?);
                     let pushed = connection.outbox.push_tagged(frame, parcel.tag, limit, marker);
@@ -431,7 +442,7 @@ impl State {
         if speaker.is_some() {
             // Who is not known is held to what a connection may say.
             let gate = &shard.node.gate;
-            gate.speak(speaker.as_ref(), &open.peer, 1, shard.now())?;
+            gate.speak(open.world.id, speaker.as_ref(), &open.peer, 1, shard.now())?;
         }
         if open.channels.is_empty() {
             return Err(Refusal::Forbidden(
@@ -469,12 +480,22 @@ impl State {
         }
     }
 
-    /// Queues bytes whose number is bounded elsewhere, however many they are.
-    pub(super) fn send_beyond(&mut self, key: Key, bytes: Bytes) {
-        if let Some(connection) = self.get(key) {
-            connection.outbox.push_beyond(bytes);
-            self.mark(key, true);
+    /// Queues a roster, whose size is bounded by its members: one at a time may be more than what a peer may
+    /// have waiting.
+    pub(super) fn send_roster(&mut self, shard: &Shard, key: Key, bytes: Bytes) {
+        match self.get(key) {
+            Some(connection) if !connection.outbox.is_beyond() => {
+                connection.outbox.push_beyond(bytes);
+                self.mark(key, true);
+            }
+            _ => self.send(shard, key, bytes),
         }
+    }
+
+    /// Whether something waits for a peer.
+    pub(super) fn has_waiting(&mut self, key: Key) -> bool {
+        self.get(key)
+            .is_some_and(|connection| !connection.outbox.is_empty())
     }
 
     /// Queues a connection's last bytes. They always fit: what had not begun to leave is dropped
@@ -713,8 +734,8 @@ impl State {
             Self::leave_pusher(node, open, &channels, why);
         }
         if let Some(user) = open.user() {
-            for channel in channels.iter().filter(|_| !is_insider) {
-                super::pusher::leave_members(node, &open.world, channel, user);
+            if !is_insider {
+                super::members::leave_all(node, open, &channels, user);
             }
             let mut people = open.world.people.lock();
             people.depart(user, shard.place(key), now);

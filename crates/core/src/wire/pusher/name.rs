@@ -4,7 +4,7 @@
 //! belong to it too, since channels of the other doors have them; no library asks for such a name by
 //! itself, so nobody notices.
 
-use crate::channel::{ChannelName, SERVER_TO_USER};
+use crate::channel::{ChannelName, OWN_CHANNEL, SERVER_TO_USER};
 
 /// Longest name that this door takes, in bytes, unless the app says less.
 pub const NAME_BYTES_MAX: usize = 200;
@@ -22,6 +22,9 @@ pub fn parse(text: &str, bytes_max: usize) -> Result<ChannelName, String> {
         ));
     }
     let own = text.strip_prefix(SERVER_TO_USER);
+    if text.starts_with(OWN_CHANNEL) {
+        return Err(format!("this door's name for it begins with {SERVER_TO_USER}"));
+    }
     let is_good = match own {
         // Names a user, which may be any text.
         Some(user) => !user.is_empty(),
@@ -58,7 +61,6 @@ mod tests {
         same(&"x".repeat(64));
         check("#server-to-user-42", Some("user/42"));
         check("#server-to-user-ü", Some("user/ü"));
-        check("user/42", Some("user/42"));
         for bad in [
             "",
             "a b",
@@ -67,6 +69,7 @@ mod tests {
             "#orders",
             "#server-to-user-",
             "#server-to-user-a\nb",
+            "user/42",
             "a\0",
             "<b>",
         ] {

@@ -22,7 +22,13 @@ pub struct Knocking<'a> {
 }
 
 /// Reads a path, from which the prefix has been taken. `None`: it is none of this door's.
-pub fn parse(path: &str) -> Option<Knocking<'_>> {
+pub fn parse(path: &str) -> Option<Result<Knocking<'_>, Refusal>> {
+    let is_ours = path.starts_with("/app/") || path.starts_with("/resume/");
+    let wrong = "the path is /app/ and a key, or before that /resume/ and a hint of 16 to 64 letters, digits, _ and -";
+    is_ours.then(|| read(path).ok_or_else(|| Refusal::NotFound(wrong.into())))
+}
+
+fn read(path: &str) -> Option<Knocking<'_>> {
     let (hint, rest) = match path.strip_prefix("/resume/") {
         None => (None, path),
         Some(rest) => {
@@ -65,7 +71,7 @@ mod tests {
 
     #[track_caller]
     fn check(path: &str, expected: Option<(&str, Option<&str>)>) {
-        let found = parse(path);
+        let found = parse(path).and_then(Result::ok);
         let found = found.as_ref().map(|found| (&*found.key, found.hint));
         assert_eq!(found, expected, "{path}");
     }
@@ -91,6 +97,12 @@ mod tests {
         ] {
             check(path, None);
         }
+        let refused = |path| parse(path).map(|found| found.is_err());
+        assert_eq!(refused("/app/"), Some(true));
+        assert_eq!(refused("/app/a/b"), Some(true));
+        assert_eq!(refused("/resume/short/app/a"), Some(true));
+        assert_eq!(refused("/apps/a"), None);
+        assert_eq!(refused("/app"), None);
     }
 
     #[test]

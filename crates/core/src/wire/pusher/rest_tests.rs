@@ -1,3 +1,5 @@
+//! Paths, signatures and bodies as libraries send them, and as nobody should.
+
 use super::*;
 
 const KEY: &str = "demo-key-7f3a";
@@ -45,20 +47,23 @@ fn paths() {
         "/users/42/terminate_connections",
         Some((None, Route::Terminate("42".into()))),
     );
+    for path in ["/users/42", "/users/42/events", "/app/4711", "/", ""] {
+        check_route("GET", path, None);
+        check_route("POST", path, None);
+        assert!(route("POST", path).is_none(), "{path} belongs to another door");
+    }
+    // Of this door, and nothing.
     for path in [
         "/apps/4711/nothing",
         "/apps/4711",
         "/apps/4711/",
         "/apps/4711/channels/a/nothing",
         "/apps/4711/channels/a/b/c/nothing",
-        "/users/42",
-        "/users/42/events",
-        "/app/4711",
-        "/",
-        "",
     ] {
-        check_route("GET", path, None);
-        check_route("POST", path, None);
+        let status = route("POST", path)
+            .and_then(Result::err)
+            .map(|refusal| refusal.status());
+        assert_eq!(status, Some(404), "{path}");
     }
     let allow = |method, path| route(method, path).and_then(Result::err);
     let post = Some(Refusal::MethodNotAllowed { allow: "POST" });

@@ -9,10 +9,10 @@ use fanfare_core::position::Epoch;
 use fanfare_core::stream::HistoryRules;
 use fanfare_core::stream::app::{AppStreams, Shared};
 
-use super::{App, Mailboxes, MemoryEngine, Once};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk::{DiskSettings, FILE_BYTES, Folder, Wanted};
+use crate::engine::{App, Mailboxes, MemoryEngine, Once};
 
 /// What all apps of a node begin with.
 #[derive(Debug)]
