@@ -65,7 +65,10 @@ pub struct Bounds {
 /// Where a session began to listen to a channel.
 #[derive(Clone, Copy, Debug)]
 struct Began {
-    position: Position,
+    /// Up to there all had arrived before.
+    from: Position,
+    /// What was given at the beginning goes up to there.
+    at: Position,
     /// Receipts that had been asked for until then: only a later one says that what was given at the
     /// beginning has arrived.
     receipts: u64,
@@ -109,7 +112,7 @@ struct Record<P> {
     /// Receipts that were asked for.
     receipts: u64,
     /// The last one that came, and what it stands for.
-    received: Option<(u64, Position)>,
+    received: Option<(u64, Option<Position>)>,
     /// Since when an answer is missing.
     asked_at: Option<Moment>,
     channels: HashMap<ChannelName, Began>,
@@ -328,9 +331,17 @@ impl<P: Copy + Eq + Hash> Returning<P> {
         candidates.collect()
     }
 
-    /// A session listens to a channel, as `user` if that counts for the channel. `from`: all up to there has
-    /// arrived, which is the place of [`Self::past`], if there was one, until a receipt says more.
-    pub fn listens(&mut self, key: RecordKey, channel: &ChannelName, user: Option<&UserId>, from: Position) {
+    /// A session listens to a channel from `at` on, as `user` if that counts for the channel. `from`: all up to
+    /// there has arrived, which is the place of [`Self::past`], if there was one, until a receipt says that it
+    /// is all up to `at`.
+    pub fn listens(
+        &mut self,
+        key: RecordKey,
+        channel: &ChannelName,
+        user: Option<&UserId>,
+        from: Position,
+        at: Position,
+    ) {
         let bounds = self.bounds;
         let has_room = self.channels < bounds.channels_max;
         let Some(record) = self.get(key) else { return };
@@ -339,10 +350,7 @@ impl<P: Copy + Eq + Hash> Returning<P> {
         let fits = (has_room || freed > 0) && count < bounds.channels_per_record_max;
         if fits {
             let receipts = record.receipts;
-            let began = Began {
-                position: from,
-                receipts,
-            };
+            let began = Began { from, at, receipts };
             record.channels.insert(channel.clone(), began);
         }
         let new = user.filter(|user| fits && !record.users.contains(user));
@@ -368,7 +376,7 @@ impl<P: Copy + Eq + Hash> Returning<P> {
         let record = self.records.get(key.index);
         let record = record.filter(|record| record.number == key.number);
         let began = record.and_then(|record| record.channels.get(channel));
-        began.is_some_and(|began| began.position.epoch == place.epoch && began.position.offset < place.offset)
+        began.is_some_and(|began| began.from.epoch == place.epoch && began.from.offset < place.offset)
     }
 
     /// It listens to it no more, by its own will.
@@ -387,8 +395,9 @@ impl<P: Copy + Eq + Hash> Returning<P> {
         }
     }
 
-    /// The answer to what was asked last: all that it was given up to this place has arrived.
-    pub fn received(&mut self, key: RecordKey, position: Position) {
+    /// The answer to what was asked last: what it was given has arrived, of each channel up to this place, or
+    /// to where it began.
+    pub fn received(&mut self, key: RecordKey, position: Option<Position>) {
         if let Some(record) = self.get(key) {
             record.received = Some((record.receipts, position));
             record.asked_at = None;
@@ -453,12 +462,13 @@ impl<P> Record<P> {
     /// What it has of a channel that began there.
     fn reached(&self, began: Began) -> Position {
         match self.received {
-            Some((receipt, received)) if receipt > began.receipts => {
-                let is_behind =
-                    received.epoch == began.position.epoch && received.offset < began.position.offset;
-                if is_behind { began.position } else { received }
-            }
-            _ => began.position,
+            Some((receipt, received)) if receipt > began.receipts => match received {
+                Some(received) if received.epoch == began.at.epoch && received.offset > began.at.offset => {
+                    received
+                }
+                _ => began.at,
+            },
+            _ => began.from,
         }
     }
 
@@ -554,7 +564,8 @@ mod tests {
                 },
                 "sub" => {
                     let offset = words.last().unwrap().strip_prefix('@').unwrap().parse().unwrap();
-                    returning.listens(key.unwrap(), &channel(), user().as_ref(), position(offset));
+                    let from = position(offset);
+                    returning.listens(key.unwrap(), &channel(), user().as_ref(), from, from);
                     String::new()
                 }
                 "unsub" => {
@@ -570,7 +581,7 @@ mod tests {
                     if !words.contains(&"late") {
                         returning.asked(key.unwrap(), now);
                     }
-                    returning.received(key.unwrap(), position(words[3].parse().unwrap()));
+                    returning.received(key.unwrap(), Some(position(words[3].parse().unwrap())));
                     String::new()
                 }
                 "cut" | "bye" => {
@@ -718,7 +729,7 @@ mod tests {
         let begin = |returning: &mut Returning<u32>, hint: &str| {
             let begun = returning.begin(Some(hint), 0, SessionId(0), 0, at(0));
             let key = begun.key;
-            key.inspect(|key| returning.listens(*key, &channel, None, position(1)))
+            key.inspect(|key| returning.listens(*key, &channel, None, position(1), position(1)))
         };
         let a = begin(&mut returning, "a").unwrap();
         begin(&mut returning, "b").unwrap();
@@ -739,7 +750,7 @@ mod tests {
             let key = returning.begin(Some(hint), 0, SessionId(0), 0, at(0)).key;
             for text in channels {
                 let channel = ChannelName::new(text).unwrap();
-                returning.listens(key.unwrap(), &channel, None, position(1));
+                returning.listens(key.unwrap(), &channel, None, position(1), position(1));
             }
             returning.end(key.unwrap(), true, at(0));
             (returning.channels, returning.take_dropped())

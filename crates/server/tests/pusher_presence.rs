@@ -123,7 +123,7 @@ async fn check(seed: u64) {
         }
         let expected: BTreeSet<String> = tabs.iter().map(|tab| tab.user.clone()).collect();
         // Who was cut is gone when the server has noticed.
-        while members(&server).await != expected {}
+        support::in_time(async { while members(&server).await != expected {} }).await;
         let fence = format!("fence-{round}");
         APP.trigger(&server, ROOM, &fence, "").await;
         for tab in &mut tabs {

@@ -22,7 +22,14 @@ fn write(path: &Path, apps: &[(&App, &str)]) {
 
 /// Waits until a signed request of the app is answered so.
 async fn until(server: &Server, app: App, status: u16) {
-    while app.request(server, "GET", "/connections", &[], "").await.0 != status {}
+    support::in_time(async {
+        while app.request(server, "GET", "/connections", &[], "").await.0 != status {}
+    })
+    .await;
+}
+
+fn pid(server: &Server) -> Pid {
+    Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap()
 }
 
 fn start(path: &Path) -> Server {
@@ -41,11 +48,14 @@ async fn apps_come_and_go_by_a_file_that_changes() {
         OTHER_APP.request(&server, "GET", "/connections", &[], "").await.0,
         404
     );
+    // The first app shares its channels with the other doors, so it cannot become another one.
     write(&path, &[(&OTHER_APP, ""), (&APP, "")]);
+    kill_process(pid(&server), Signal::HUP).unwrap();
+    write(&path, &[(&APP, ""), (&OTHER_APP, "")]);
     until(&server, OTHER_APP, 200).await;
     let mut goes = Session::connect(&server, OTHER_APP).await;
     goes.subscribe("orders").await;
-    // Two worlds: the place in the file does not matter, the id does.
+    // Two worlds.
     OTHER_APP.trigger(&server, "orders", "other", "").await;
     goes.heard("other").await;
     APP.trigger(&server, "orders", "own", "").await;
@@ -66,10 +76,7 @@ async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
     let path = folder.path().join("fanfare.toml");
     write(&path, &[(&APP, "")]);
     let server = start(&path);
-    let hang_up = || {
-        let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
-        kill_process(pid, Signal::HUP).unwrap();
-    };
+    let hang_up = || kill_process(pid(&server), Signal::HUP).unwrap();
     let mut session = Session::connect(&server, APP).await;
     session.subscribe("orders").await;
     for wrong in [
@@ -86,6 +93,7 @@ async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
     // A limit of an app holds at once, also for who is here.
     write(&path, &[(&APP, "subscriptions_max = 1")]);
     hang_up();
+    // Until it has been read.
     loop {
         let mut other = Session::connect(&server, APP).await;
         other.subscribe("a").await;

@@ -114,8 +114,9 @@ async fn what_was_not_acknowledged_comes_again() {
     let server = server(&[]);
     let mut session = connect(&server, HINT).await;
     session.subscribe("orders").await;
+    acknowledge(&mut session).await;
     publish(&server, "orders", 1..=2).await;
-    assert_eq!(heard(&server, &mut session, "orders").await, "gap 1 2");
+    assert_eq!(heard(&server, &mut session, "orders").await, "1 2");
     drop(session);
     let mut session = connect(&server, HINT).await;
     session.subscribe("orders").await;
@@ -167,7 +168,7 @@ async fn what_concerns_several_channels_comes_once() {
     let mut session = connect(&server, HINT).await;
     session.subscribe("a").await;
     session.subscribe("b").await;
-    session.settled().await;
+    acknowledge(&mut session).await;
     drop(session);
     let key = support::bearer(support::KEY);
     for path in ["/ch?name=a&name=b&event=n", "/ch/*?event=n"] {
@@ -175,8 +176,10 @@ async fn what_concerns_several_channels_comes_once() {
         assert_eq!(status, 200);
     }
     let mut session = connect(&server, HINT).await;
-    session.subscribe("a").await;
-    session.subscribe("b").await;
+    for channel in ["a", "b"] {
+        let frame = session.subscription(channel, None);
+        session.say(&frame).await;
+    }
     assert_eq!(heard(&server, &mut session, "b").await, "1");
 }
 
@@ -199,6 +202,7 @@ async fn what_one_said_oneself_does_not_come_back() {
     let server = server(&[]);
     let mut session = connect(&server, HINT).await;
     session.subscribe("orders").await;
+    acknowledge(&mut session).await;
     let socket_id = session.socket_id.clone();
     drop(session);
     for (data, excluded) in [("1", ""), ("2", socket_id.as_str()), ("3", "")] {
@@ -226,7 +230,11 @@ async fn a_member_goes_on_without_any_hint() {
     acknowledge(&mut anna).await;
     drop(anna);
     // The server notices that she has gone.
-    while APP.get(&server, "/channels/presence-room/users", &[]).await["users"] != Value::Array(vec![]) {}
+    support::in_time(async {
+        let path = "/channels/presence-room/users";
+        while APP.get(&server, path, &[]).await["users"] != Value::Array(vec![]) {}
+    })
+    .await;
     publish(&server, "presence-room", 2..=3).await;
     let mut otto = connect(&server, "").await;
     otto.join("presence-room", "otto").await;

@@ -72,7 +72,7 @@ pub(super) struct Insider {
     /// Where it is remembered what it has received.
     pub(super) record: Option<RecordKey>,
     /// The answer that is under way, and what it will say.
-    pub(super) asked: Option<(u64, Position)>,
+    pub(super) asked: Option<(u64, Option<Position>)>,
     /// There is more to ask for when that has come.
     pub(super) is_unasked: bool,
     _seat: Seat,

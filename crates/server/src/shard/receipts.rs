@@ -23,9 +23,8 @@ impl State {
         if connection.outbox.is_empty() && !insider.is_unasked {
             return;
         }
-        let (Some(position), Some(record)) = (delivered(open.world.id), insider.record) else {
-            return;
-        };
+        let Some(record) = insider.record else { return };
+        let position = delivered(open.world.id);
         let Some((number, ping)) = open.session.ask_receipt() else {
             insider.is_unasked = true;
             return;

@@ -152,7 +152,7 @@ impl State {
         app.world
             .returning
             .lock()
-            .listens(record, channel, back.user.as_ref(), from);
+            .listens(record, channel, back.user.as_ref(), from, now);
         if let Some(connection) = self.get(key) {
             connection.wants_receipts = true;
         }
