@@ -148,12 +148,12 @@ test('ping and pong', async (t) => {
 
 // Ending
 
-test('a server that goes closes with 4200, and pusher-js is back at once', async (t) => {
+test('a server that goes closes with 4100, and pusher-js is back in a second', async (t) => {
   const [old, next] = [await startServer(), await startServer()];
-  t.after(() => Promise.all([old.stop(), next.stop()]));
   const network = await startProxy(old.address);
-  t.after(() => network.stop());
   const pusher = s.client(t, { wsPort: Number(network.address.split(':')[1]) });
+  // Behind the client, which would try to come back.
+  t.after(() => Promise.all([network.stop(), old.stop(), next.stop()]));
   await emitted(pusher.connection, 'connected');
   const { ear } = await subscribe(pusher, 'drained');
   // What pusher-js takes the close for: `retry` is at once, `backoff` after a second, `refused` never.
@@ -166,11 +166,28 @@ test('a server that goes closes with 4200, and pusher-js is back at once', async
   network.target = next.address;
   const again = emitted(pusher.connection, 'connected');
   const stopped = old.stop();
-  assert.equal((await wire.closed).code, 4200);
+  assert.equal((await wire.closed).code, 4100);
   assert.equal(await stopped, 0, old.log());
   await again;
-  assert.deepEqual([actions, [...new Set(errors)]], [['retry'], [4200]]);
+  assert.deepEqual([actions, [...new Set(errors)]], [['backoff'], [4100]]);
   // It is subscribed again by itself.
+  await ear.until('pusher:subscription_succeeded');
+});
+
+test('after 4200 pusher-js is back at once', async (t) => {
+  const key = 'a key that is long enough for a test';
+  const server = await startServer({ settings: `key = "${key}"` });
+  const pusher = s.client(t, { wsPort: server.port });
+  t.after(() => server.stop());
+  await emitted(pusher.connection, 'connected');
+  const { ear } = await subscribe(pusher, 'deleted');
+  const actions = [];
+  for (const action of ['retry', 'backoff', 'refused']) pusher.connection.connection.bind(action, () => actions.push(action));
+  const again = emitted(pusher.connection, 'connected');
+  const headers = { Authorization: `Bearer ${key}` };
+  assert.equal((await fetch(`${server.url}/ch/deleted`, { method: 'DELETE', headers })).status, 200);
+  await again;
+  assert.deepEqual(actions, ['retry']);
   await ear.until('pusher:subscription_succeeded');
 });
 
