@@ -123,7 +123,7 @@ fn run_step(step: &str) -> Result<Totals> {
             whole("cargo", &arguments)
         }
         "rust" => {
-            let programs = crate::programs::run(&["--workspace", "--locked"], &[])?;
+            let programs = crate::programs::run(&["--workspace", "--locked"], &[], &[])?;
             // Examples in the documentation are built and run by their own tool.
             Ok(programs.plus(whole(
                 "cargo",
@@ -200,24 +200,12 @@ pub(crate) fn whole(program: &str, arguments: &[&str]) -> Result<Totals> {
 }
 
 /// The server's black-box tests once more, with TLS around every socket, by the build of the step
-/// before: see `crates/server/tests/support/tls.rs`.
+/// before: see `crates/server/tests/black_box/support/tls.rs`.
 fn tls() -> Result<Totals> {
-    let mut names: Vec<String> = std::fs::read_dir("crates/server/tests")?
-        .filter_map(|entry| {
-            entry
-                .ok()?
-                .file_name()
-                .to_str()?
-                .strip_suffix(".rs")
-                .map(str::to_owned)
-        })
-        // These speak TLS themselves, or are about the address of the socket.
-        .filter(|name| name != "tls" && name != "addresses")
-        .collect();
-    names.sort();
-    let mut arguments = vec!["--workspace", "--locked"];
-    arguments.extend(names.iter().flat_map(|name| ["--test", name.as_str()]));
-    crate::programs::run(&arguments, &[("FANFARE_TEST_TLS", "1")])
+    let build = ["--workspace", "--locked", "--test", crate::programs::BLACK_BOX];
+    // These speak TLS themselves, or are about the address of the socket.
+    let without = ["--skip", "tls::", "--skip", "addresses::"];
+    crate::programs::run(&build, &without, &[("FANFARE_TEST_TLS", "1")])
 }
 
 /// Runs the [`CHECKS`] by the build of the step `rust`.

@@ -7,20 +7,14 @@
 //! for all doors, since permission is.
 
 // The rows of a table stay apart, also where they come to the same.
-#![allow(clippy::unwrap_used, clippy::match_same_arms)]
-
-#[path = "support/back_end.rs"]
-mod back_end;
-mod support;
-#[path = "support/token.rs"]
-mod token;
+#![allow(clippy::match_same_arms)]
 
 use std::collections::BTreeMap;
 
-use back_end::BackEnd;
+use crate::support::back_end::BackEnd;
+use crate::support::token::{claims, now, signed, token};
+use crate::support::{KEY, Peer, Said, Server, bearer, frame, handshake};
 use serde_json::{Value, json};
-use support::{KEY, Peer, Said, Server, bearer, frame, handshake};
-use token::{claims, now, signed, token};
 
 const OLD_KEY: &str = "the key that this server had before";
 

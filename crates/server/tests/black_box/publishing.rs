@@ -1,10 +1,6 @@
 //! A publisher may repeat itself, come late, and say how long its message is worth something.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use support::{Server, text};
+use crate::support::{Server, text};
 
 /// Status, and the JSON of each line of the answer.
 async fn post(server: &Server, path: &str, fields: &str, body: &str) -> (u16, Vec<serde_json::Value>) {

@@ -1,8 +1,6 @@
 //! The plain door over WebSocket: what one says, the others hear, as it was said.
 
-mod support;
-
-use support::{KEY, Said, Server, bearer, frame, handshake, text};
+use crate::support::{KEY, Said, Server, bearer, frame, handshake, text};
 
 #[tokio::test]
 async fn everyone_hears_everyone_else_but_not_himself() {

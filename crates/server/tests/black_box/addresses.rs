@@ -3,15 +3,11 @@
 //! Peers come from 127.0.0.2 and so on, all of which are this machine: the limits count loopback here.
 //! Not run with TLS around every socket, since its forwarder has an address of its own.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::net::SocketAddr;
 
+use crate::support::tls::Certificate;
+use crate::support::{KEY, PATIENCE, Peer, Server, bearer, command, in_time, text};
 use fanfare_core::wire::proxy;
-use support::tls::Certificate;
-use support::{KEY, PATIENCE, Peer, Server, bearer, in_time, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Whether a peer is served: the status of an answer to a request, or `None` if there is none.
@@ -306,7 +302,7 @@ async fn the_header_comes_before_tls() {
     let own = certificate.settings();
     let mut settings: Vec<(&str, &str)> = PROXIED.to_vec();
     settings.extend(own.iter().map(|(name, value)| (*name, value.as_str())));
-    let started = Server::spawn(support::command(), &settings, 2);
+    let started = Server::spawn(command(), &settings, 2);
     let address = started.address_of("https");
     let _server = started.into_server(address.clone(), None);
     let mut socket = Peer::from(2, &address).await.socket;

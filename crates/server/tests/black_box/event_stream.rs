@@ -1,8 +1,6 @@
 //! The plain door over event streams: the same channels, as `EventSource` reads them.
 
-mod support;
-
-use support::{Server, id_of};
+use crate::support::{Server, id_of};
 
 /// Body and query of a POST, and the block that a listener then reads, its id left out.
 #[tokio::test]

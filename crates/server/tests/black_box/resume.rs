@@ -1,10 +1,6 @@
 //! No silent loss: who comes back gets exactly what it missed, once, or is told that it is gone.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-use support::{Said, Server};
+use crate::support::{PATIENCE, Said, Server, text};
 
 /// How a listener listens: the same questions are put to each.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,7 +91,7 @@ async fn wait_for_listeners(server: &Server, channel: &str, count: u64) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, reached).await.unwrap();
+    tokio::time::timeout(PATIENCE, reached).await.unwrap();
 }
 
 /// Listens so, and publishes `live` as soon as somebody listens.
@@ -188,7 +184,7 @@ async fn a_gap_says_from_where_to_go_on() {
     let told = websocket.hear().await;
     assert_eq!(
         told,
-        support::text(&format!(r#"{{"event":"gap","channel":"a","id":"{now}"}}"#))
+        text(&format!(r#"{{"event":"gap","channel":"a","id":"{now}"}}"#))
     );
     let mut stream = server.stream("/ch/a", "Last-Event-ID: 0-0\r\n").await;
     assert_eq!(
@@ -215,10 +211,7 @@ async fn a_quiet_stream_says_where_it_stands() {
     stream.block_with(&format!("id: {elsewhere}\n\n")).await;
     let mut open = server.websocket("/ch/a?meta=1&open=1").await;
     let told = open.hear().await;
-    assert_eq!(
-        told,
-        support::text(&format!(r#"{{"event":"open","id":"{elsewhere}"}}"#))
-    );
+    assert_eq!(told, text(&format!(r#"{{"event":"open","id":"{elsewhere}"}}"#)));
 }
 
 #[tokio::test]
@@ -279,7 +272,7 @@ async fn who_spoke_does_not_hear_it_when_it_comes_back_either() {
     let mut echo = server.websocket(&format!("/?echo=1&{ONE}")).await;
     server.publish(&format!("/ch/talk%2Fx?{ONE}"), "elsewhere").await;
     server.publish(&format!("/ch/main?{ONE}"), "echo").await;
-    assert_eq!(echo.hear().await, support::text("echo"));
+    assert_eq!(echo.hear().await, text("echo"));
 }
 
 #[tokio::test]

@@ -1,11 +1,7 @@
 //! Every place taken, and every descriptor: who comes too late is told so, who is there notices
 //! nothing, and places that become free are given again.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::{PATIENCE, Peer, Said, Server, text};
+use crate::support::{PATIENCE, Peer, Said, Server, text};
 
 const LIMIT: usize = 60;
 

@@ -4,18 +4,14 @@
 //! That everything else is the same with TLS as without, the other tests show: they run again with
 //! `FANFARE_TEST_TLS=1` (`cargo xtask test --only tls`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 
+use crate::support::tls::{Certificate, trusting};
+use crate::support::{PATIENCE, Peer, Said, Server, command, frame, handshake, parse_frame, text};
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion};
-use support::tls::{Certificate, trusting};
-use support::{PATIENCE, Peer, Said, Server, command, frame, handshake, parse_frame, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;

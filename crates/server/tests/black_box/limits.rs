@@ -3,15 +3,9 @@
 //!
 //! Limits are tiny and per hour, so that what happens is decided by counting and not by the clock.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-#[path = "support/token.rs"]
-mod token;
-
+use crate::support::token::token;
+use crate::support::{KEY, PATIENCE, Peer, Said, Server, bearer, frame, text};
 use serde_json::{Value, json};
-use support::{KEY, PATIENCE, Peer, Said, Server, bearer, frame, text};
-use token::token;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A server behind a trusted proxy, which is the test: so an address is whatever it says.

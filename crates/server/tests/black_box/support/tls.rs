@@ -5,8 +5,6 @@
 //! bytes, the end of one direction, a reset, and that nobody reads. An end of the server without
 //! TLS's own (`close_notify`) becomes a reset, so a test sees the difference.
 
-#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
-
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -34,7 +32,7 @@ pub struct Certificate {
     pub cert: PathBuf,
     pub key: PathBuf,
     pub der: CertificateDer<'static>,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Certificate {
@@ -57,7 +55,7 @@ impl Certificate {
             cert,
             key,
             der,
-            folder,
+            _folder: folder,
         }
     }
 

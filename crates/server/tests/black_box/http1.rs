@@ -6,12 +6,8 @@
 //! byte by byte. The situations of h1spec are among them, and pairs where a second request hides in
 //! the body of the first for those who read it differently.
 
-mod support;
-#[path = "support/telling.rs"]
-mod telling;
-
-use support::{Said, frame, handshake};
-use telling::{BEFORE, Before, Judge, Telling};
+use crate::support::telling::{BEFORE, Before, Judge, Telling};
+use crate::support::{Said, frame, handshake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// It goes on as usual, and ends as asked.

@@ -1,9 +1,7 @@
 //! Promise 3: a slow, stalled or hostile connection costs a bounded number of bytes and delays
 //! nobody.
 
-mod support;
-
-use support::{Said, Server, frame, handshake, text};
+use crate::support::{Peer, Said, Server, frame, handshake, text};
 
 #[tokio::test]
 async fn a_stalled_reader_is_closed_with_4408_and_nobody_else_notices() {
@@ -42,7 +40,7 @@ async fn a_stalled_reader_is_closed_with_4408_and_nobody_else_notices() {
 
 /// A channel with this rule; a listener that does not read while so many messages of 8 KiB, of three
 /// keys, are published.
-async fn flooded(slow_consumer: &str, path: &str, count: usize) -> (Server, support::Peer) {
+async fn flooded(slow_consumer: &str, path: &str, count: usize) -> (Server, Peer) {
     let rules = format!("[{{ channels = \"a\", slow_consumer = \"{slow_consumer}\" }}]");
     let server = Server::start(&[
         ("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "200000"),

@@ -1,13 +1,5 @@
 //! A back end whose answers the test gives itself, one by one.
 
-#![allow(
-    dead_code,
-    missing_docs,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used
-)]
-
 use std::collections::HashMap;
 
 use aws_lc_rs::hmac;
@@ -16,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::support::{KEY, PATIENCE, Server, bearer};
+use crate::support::{KEY, PATIENCE, Server, bearer};
 
 pub struct BackEnd {
     pub address: String,

@@ -1,21 +1,14 @@
 //! Tokens over time: they run out on open connections, are replaced there, and their keys change.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-#[path = "support/token.rs"]
-mod token;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::support::token::{claims, now, signed, token};
+use crate::support::{KEY, Peer, Said, Server, bearer, frame, text};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
-use support::{KEY, Peer, Said, Server, bearer, text};
-use token::{claims, now, signed, token};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
@@ -169,12 +162,9 @@ async fn refreshed(
     // In one piece, so that the message is read while the token is not judged yet.
     let mut bytes = Vec::new();
     if let Some(fresh) = fresh {
-        bytes.extend(support::frame(
-            0x81,
-            json!({"token": fresh}).to_string().as_bytes(),
-        ));
+        bytes.extend(frame(0x81, json!({"token": fresh}).to_string().as_bytes()));
     }
-    bytes.extend(support::frame(0x81, b"x"));
+    bytes.extend(frame(0x81, b"x"));
     peer.send(&bytes).await;
     match peer.hear().await {
         Said::Text(heard) => {

@@ -1,14 +1,8 @@
 //! The back end speaks to a person, not to a connection: on all her tabs and transports at once.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-#[path = "support/token.rs"]
-mod token;
-
+use crate::support::token::token;
+use crate::support::{KEY, PATIENCE, Peer, Said, Server, bearer, text};
 use serde_json::{Value, json};
-use support::{KEY, PATIENCE, Said, Server, bearer, text};
-use token::token;
 
 fn start(settings: &[(&str, &str)]) -> Server {
     Server::start(&[&[("FANFARE_KEY", KEY)], settings].concat())
@@ -136,7 +130,7 @@ async fn who_is_online_and_since_when() {
         both["users"][1],
         json!({"user": "ben", "online": false, "connections": 0})
     );
-    let mut admin = support::Peer::to(&server.admin_address()).await;
+    let mut admin = Peer::to(&server.admin_address()).await;
     let (_, _, metrics) = admin.request("GET", "/metrics", "", b"").await;
     assert!(metrics.contains("\nfanfare_users 1\n"), "{metrics}");
     drop(tab);

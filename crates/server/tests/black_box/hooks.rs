@@ -1,17 +1,9 @@
 //! The back end decides who connects (`on_connect`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "support/back_end.rs"]
-mod back_end;
-mod support;
-#[path = "support/token.rs"]
-mod token;
-
-use back_end::{BackEnd, Question, asked, metric, post, start, wait_until, with_key};
+use crate::support::back_end::{BackEnd, Question, asked, metric, post, start, wait_until, with_key};
+use crate::support::token::{now, token};
+use crate::support::{KEY, PATIENCE, Peer, Said, Server, frame, handshake, text, tls};
 use serde_json::json;
-use support::{KEY, PATIENCE, Peer, Said, Server, frame, handshake, text};
-use token::token;
 
 /// Sends the head of a handshake, without waiting for its answer.
 async fn knock(server: &Server, path: &str, fields: &str) -> Peer {
@@ -231,7 +223,7 @@ async fn what_the_back_end_grants_can_end() {
     // On an open connection too.
     let (server, mut back_end) = start("on_connect", &[]).await;
     let peer = knock(&server, "/ch/a", "").await;
-    let soon = json!({"user": "42", "exp": token::now() + 2}).to_string();
+    let soon = json!({"user": "42", "exp": now() + 2}).to_string();
     back_end.asked().await.answer(200, &soon);
     let mut peer = opened(peer).await;
     assert!(matches!(peer.hear().await, Said::Close(4401, _)));
@@ -334,7 +326,7 @@ async fn a_request_that_is_wrong_anyway_is_not_asked_about() {
 
 #[tokio::test]
 async fn whoever_is_not_known_yet_says_no_more_than_a_little() {
-    if support::tls::is_on() {
+    if tls::is_on() {
         // A record holds less, and no more is read.
         return;
     }

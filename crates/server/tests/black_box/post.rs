@@ -1,8 +1,6 @@
 //! Speaking by POST: who may, what is answered, and what is refused.
 
-mod support;
-
-use support::{KEY, Said, Server, bearer, text};
+use crate::support::{KEY, Said, Server, bearer, text};
 
 /// One request: method, path, fields, body; status and a part of the answer.
 async fn check(

@@ -7,8 +7,6 @@
 //! runtime; this file says what a parser that is too lenient would look like, too, and that it is
 //! found.
 
-#![allow(clippy::unwrap_used)]
-
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::convert::Infallible;

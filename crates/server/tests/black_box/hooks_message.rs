@@ -1,18 +1,10 @@
 //! The back end decides what clients say is relayed (`on_message`), and hears who is online
 //! (`on_presence`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "support/back_end.rs"]
-mod back_end;
-mod support;
-#[path = "support/token.rs"]
-mod token;
-
-use back_end::{Question, asked, metric, post, start, wait_until, with_key};
+use crate::support::back_end::{Question, asked, metric, post, start, wait_until, with_key};
+use crate::support::token::token;
+use crate::support::{KEY, Said, frame, text};
 use serde_json::json;
-use support::{KEY, Said, frame, text};
-use token::token;
 
 #[tokio::test]
 async fn what_clients_say_is_looked_at_before_anybody_hears_it() {

@@ -2,19 +2,10 @@
 //! bad, with every log line switched on. None may show up in the log, the metrics, an answer to
 //! somebody, or a printed configuration.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
-#[path = "support/back_end.rs"]
-mod back_end;
-#[path = "support/token.rs"]
-mod token;
-
-use back_end::BackEnd;
+use crate::support::back_end::BackEnd;
+use crate::support::token::{claims, now, signed};
+use crate::support::{Peer, Said, Server, bearer, command, frame};
 use serde_json::json;
-use support::{Peer, Said, Server, bearer, command, frame};
-use token::{claims, now, signed};
 
 const KEY: &str = "canary-key-of-more-than-thirty-two-bytes";
 const OLD_KEY: &str = "canary-key-of-before-and-thirty-two-bytes";

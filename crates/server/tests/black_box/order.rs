@@ -4,14 +4,10 @@
 //! 1,000 subscribers, half of them over WebSocket and half over event streams, on both shards;
 //! 5,000 publications from four publishers at once.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use support::{Peer, Said, Server};
+use crate::support::{Peer, Said, Server};
 
 const SUBSCRIBERS: usize = 1_000;
 const PUBLISHERS: usize = 4;

@@ -1,8 +1,6 @@
 //! A request told to a server in every way: whole, cut at every byte and byte by byte, as the first
 //! of its connection and behind others. The answers must be the same.
 
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
-
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Peer, Server};

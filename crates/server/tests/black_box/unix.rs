@@ -1,14 +1,10 @@
 //! On the same machine no port is needed: the doors are at a Unix socket too, as they are over TCP.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{KEY, PATIENCE, Said, Server, bearer, frame, parse_frame, text};
+use crate::support::{KEY, PATIENCE, Said, Server, bearer, command, frame, parse_frame, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -162,7 +158,7 @@ async fn the_file_has_its_permissions_and_goes_with_the_server() {
 /// Starts a second server at this path; how it ends, if it does so before it is ready.
 fn start_second(path: &Path) -> Result<Server, String> {
     let settings = [("FANFARE_UNIX", path.to_str().unwrap())];
-    let started = Server::spawn(support::command(), &settings, 1);
+    let started = Server::spawn(command(), &settings, 1);
     if started.said.is_empty() {
         let (_, log) = started.into_server(String::new(), None).wait();
         return Err(log);

@@ -1,12 +1,8 @@
 //! permessage-deflate (RFC 7692): who agreed on it and who did not hear the same, and what a
 //! compressed frame can do to others is nothing.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
+use crate::support::{KEY, Peer, Said, Server, bearer, frame, handshake, text};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
-use support::{KEY, Peer, Said, Server, bearer, frame, handshake, text};
 
 const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";

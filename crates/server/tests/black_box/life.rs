@@ -1,12 +1,8 @@
 //! Starting, refusing to start, readiness, figures, and going away.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::net::TcpListener;
 
-use support::{Said, Server, command, text};
+use crate::support::{Said, Server, command, text};
 
 /// Settings with which the server does not start: exit status, and parts of what it says.
 #[track_caller]

@@ -1,7 +1,5 @@
 //! Tokens, made as a site's back end would: by a library, from claims.
 
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};

@@ -1,17 +1,13 @@
 //! The disk engine: what was answered is there after a kill, and who comes back over it misses
 //! nothing; what cannot be written is refused.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 
+use crate::support::{PATIENCE, Peer, Said, Server, command, frame, id_of, limited};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use support::{Peer, Said, Server, frame, id_of};
 use tokio::io::AsyncWriteExt;
 
 fn start(folder: &Path, settings: &[(&str, &str)]) -> Server {
@@ -209,7 +205,7 @@ async fn twenty_kills_lose_nothing_and_double_nothing() {
             }
         };
         let enough = tasks.run_until(enough);
-        tokio::time::timeout(support::PATIENCE, enough).await.unwrap();
+        tokio::time::timeout(PATIENCE, enough).await.unwrap();
         // SIGKILL, in the midst of whatever it does.
         drop(server);
         tasks
@@ -348,7 +344,7 @@ async fn what_cannot_be_stored_is_refused_and_comes_back_by_itself() {
     assert!(server.metric("fanfare_disk_writes_failed_total").await >= 5);
     limit(&server, getrlimit(Resource::Fsize).maximum);
     let ready = async { while server.request("GET", "/ready", "", b"").await.0 != 200 {} };
-    tokio::time::timeout(support::PATIENCE, ready).await.unwrap();
+    tokio::time::timeout(PATIENCE, ready).await.unwrap();
     let (status, second) = server.post("/ch/a", b"2").await;
     assert_eq!(
         (status, number(&id_of(&second))),
@@ -368,7 +364,7 @@ async fn what_cannot_be_stored_is_refused_and_comes_back_by_itself() {
 
 /// Starts a server that cannot, and returns what it says.
 fn fails(settings: &[(&str, &str)]) -> String {
-    let mut command = support::command();
+    let mut command = command();
     command
         .env("FANFARE_LISTEN", "127.0.0.1:0")
         .env("FANFARE_ENGINE", "disk");
@@ -395,7 +391,7 @@ async fn a_folder_that_cannot_be_used_is_a_sentence() {
     let text = fails(&[("FANFARE_DATA_DIR", file.to_str().unwrap())]);
     assert!(text.contains("data_dir: cannot make the folder"), "{text}");
     // A limit that leaves no room for a single file.
-    let mut shell = support::limited("-f 1");
+    let mut shell = limited("-f 1");
     let other = folder.path().join("other");
     let output = shell
         .env("FANFARE_LISTEN", "127.0.0.1:0")
