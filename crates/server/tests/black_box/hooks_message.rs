@@ -163,8 +163,13 @@ async fn what_clients_post_is_looked_at_too() {
     let mut asked = async |fields: &str, body: &str, answers: &[(u16, &str)]| {
         let path = if body.contains('\n') { "/ch" } else { "/ch/main" };
         let answering = async {
-            for (status, body) in answers {
-                back_end.asked().await.answer(*status, body);
+            // Messages of a batch are asked about at once; after a first no the others would not be.
+            let mut questions = Vec::new();
+            for _ in answers {
+                questions.push(back_end.asked().await);
+            }
+            for (question, (status, body)) in questions.into_iter().zip(answers) {
+                question.answer(*status, body);
             }
         };
         let ((status, _, answer), ()) =

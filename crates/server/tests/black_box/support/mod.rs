@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -27,8 +27,40 @@ pub struct Server {
     logs: Option<std::thread::JoinHandle<String>>,
     /// Where the test connects instead, when all is to be done with TLS: see [`tls`].
     forwarder: Option<tls::Forwarder>,
-    /// What was logged so far.
-    logged: Arc<Mutex<Vec<u8>>>,
+    logged: Arc<Logged>,
+}
+
+/// What a server has logged so far.
+#[derive(Default)]
+struct Logged {
+    bytes: Mutex<Vec<u8>>,
+    grown: Condvar,
+}
+
+impl Logged {
+    fn add(&self, bytes: &[u8]) {
+        self.bytes.lock().unwrap().extend(bytes);
+        self.grown.notify_all();
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    /// The first line with this in it. What a server has logged is read a little later than what it says.
+    fn line_with(&self, part: &str) -> String {
+        let find = |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            lines.find(|line| line.contains(part)).map(str::to_owned)
+        };
+        let bytes = self.bytes.lock().unwrap();
+        let waited = self
+            .grown
+            .wait_timeout_while(bytes, PATIENCE, |bytes| find(bytes).is_none());
+        let (bytes, _) = waited.unwrap();
+        find(&bytes).unwrap_or_else(|| panic!("no {part:?} in {}", String::from_utf8_lossy(&bytes)))
+    }
 }
 
 pub fn command() -> Command {
@@ -94,14 +126,14 @@ impl Server {
         let mut child = command.spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         // Read all the time, or the server would block on a full pipe.
-        let logged = Arc::new(Mutex::new(Vec::new()));
+        let logged = Arc::new(Logged::default());
         let shared = Arc::clone(&logged);
         let logs = std::thread::spawn(move || {
             let mut part = [0; 4_096];
             while let Ok(count @ 1..) = stderr.read(&mut part) {
-                shared.lock().unwrap().extend(&part[..count]);
+                shared.add(&part[..count]);
             }
-            String::from_utf8_lossy(&shared.lock().unwrap()).into_owned()
+            shared.text()
         });
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let said = stdout.lines().take(lines).map(Result::unwrap).collect();
@@ -128,13 +160,9 @@ impl Server {
 
     /// Where metrics are served when there is a key: the log says it before the server is ready.
     pub fn admin_address(&self) -> String {
-        let text = String::from_utf8_lossy(&self.logged.lock().unwrap()).into_owned();
-        let line = text.lines().find(|line| line.contains("metrics are served here"));
-        let address = line.and_then(|line| line.rsplit("address=").next());
-        address
-            .unwrap_or_else(|| panic!("no such line in {text}"))
-            .trim()
-            .to_owned()
+        let line = self.logged.line_with("metrics are served here");
+        let address = line.rsplit_once("address=").unwrap().1;
+        address.trim().to_owned()
     }
 
     pub fn is_alive(&mut self) -> bool {
@@ -258,7 +286,6 @@ impl Server {
         counted.unwrap_or(0)
     }
 
-    /// Asks again and again until `name` has reached `value`, which is above 0.
     /// The value of a metric where there is a key, by its name and labels as printed; `None`: there is none
     /// yet.
     pub async fn admin_metric(&self, name: &str) -> Option<u64> {
@@ -274,6 +301,7 @@ impl Server {
         self.admin_metric(&name).await.unwrap_or(0)
     }
 
+    /// Asks again and again until `name` has reached `value`, which is above 0.
     pub async fn wait_for_metric(&self, name: &str, value: u64) {
         assert!(value > 0, "{name} is never below that");
         let is_reached = |now| now >= value;
@@ -298,7 +326,7 @@ pub struct Started {
     /// Its first lines of standard output.
     pub said: Vec<String>,
     logs: std::thread::JoinHandle<String>,
-    logged: Arc<Mutex<Vec<u8>>>,
+    logged: Arc<Logged>,
 }
 
 impl Started {
