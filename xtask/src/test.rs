@@ -228,8 +228,9 @@ fn delivery() -> Result<Totals> {
 fn proofs() -> Result<Totals> {
     let mut sum = Totals::default();
     for model in MODELS {
-        // Features and not flags of the compiler: so what everything depends on is built once for all steps.
-        let arguments = format!("test --package fanfare-proofs --locked --features {model} --test {model}");
+        // Features and not flags of the compiler, and of the whole workspace: so what everything depends on is
+        // built once for all steps.
+        let arguments = format!("test --workspace --locked --features fanfare-proofs/{model} --test {model}");
         let arguments: Vec<&str> = arguments.split(' ').collect();
         sum = sum.plus(counted("cargo", &arguments)?);
     }
