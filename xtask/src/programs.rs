@@ -1,5 +1,5 @@
-//! Test programs of the workspace, several at a time. `cargo test` runs one after the other, and most
-//! of those here wait for a server most of the time.
+//! Test programs of the workspace, several at a time. `cargo test` runs one after the other, and as
+//! many tests of it as there are cores.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,20 +13,31 @@ use crate::test::{Totals, read_totals};
 /// Programs that run at a time, each of which runs as many tests at a time as there are cores.
 const AT_ONCE: usize = 2;
 
+/// The program of the server's black-box tests, most of which wait for a server most of the time. It
+/// takes longest, so it begins first.
+pub(crate) const BLACK_BOX: &str = "black_box";
+
+/// Tests of it that run at a time, for each core.
+const BLACK_BOX_AT_ONCE: usize = 2;
+
 struct Program {
+    name: String,
     path: PathBuf,
     /// Of its package, where `cargo test` would start it.
     folder: PathBuf,
 }
 
-/// Builds what `cargo test` with these arguments would run, runs it with these variables, and prints
-/// what each program says when it is done.
-pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Totals> {
-    let waiting = Mutex::new(build(arguments)?);
+/// Builds what `cargo test` with these arguments would run, runs it with arguments of its own and these
+/// variables, and prints what each program says when it is done.
+pub(crate) fn run(build: &[&str], own: &[&str], variables: &[(&str, &str)]) -> Result<Totals> {
+    let mut programs = made_by(build)?;
+    // The last is the first to be taken.
+    programs.sort_by_key(|program| program.name == BLACK_BOX);
+    let waiting = Mutex::new(programs);
     let done: Mutex<Result<Totals>> = Mutex::new(Ok(Totals::default()));
     let work = || {
         while let Some(program) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            let totals = execute(&program, variables);
+            let totals = execute(&program, own, variables);
             let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
             if let Ok(sum) = &*done {
                 *done = totals.map(|totals| sum.plus(totals));
@@ -41,7 +52,7 @@ pub(crate) fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Tota
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn build(arguments: &[&str]) -> Result<Vec<Program>> {
+fn made_by(arguments: &[&str]) -> Result<Vec<Program>> {
     let built = Command::new("cargo")
         .arg("test")
         .args(arguments)
@@ -68,13 +79,20 @@ fn program(line: &[u8]) -> Option<Program> {
     let artifact: Value = serde_json::from_slice(line).ok()?;
     (artifact["profile"]["test"] == true).then_some(())?;
     Some(Program {
+        name: artifact["target"]["name"].as_str()?.to_owned(),
         path: artifact["executable"].as_str()?.into(),
         folder: Path::new(artifact["manifest_path"].as_str()?).parent()?.into(),
     })
 }
 
-fn execute(program: &Program, variables: &[(&str, &str)]) -> Result<Totals> {
-    let output = Command::new(&program.path)
+fn execute(program: &Program, own: &[&str], variables: &[(&str, &str)]) -> Result<Totals> {
+    let mut command = Command::new(&program.path);
+    if program.name == BLACK_BOX {
+        let cores = std::thread::available_parallelism()?.get();
+        command.arg(format!("--test-threads={}", cores * BLACK_BOX_AT_ONCE));
+    }
+    let output = command
+        .args(own)
         .current_dir(&program.folder)
         .env("FANFARE_BIN", crate::test::binary())
         .envs(variables.iter().copied())
@@ -99,28 +117,22 @@ mod tests {
 
     #[test]
     fn only_programs_of_tests_are_run() {
-        let check = |line: &str, expected: Option<(&str, &str)>| {
+        let check = |rest: &str, expected: Option<(&str, &str, &str)>| {
+            let line =
+                format!(r#"{{"manifest_path":"/a/b/Cargo.toml","target":{{"name":"x"}},"profile":{rest}}}"#);
             let found = program(line.as_bytes());
-            let found = found.map(|program| (program.path, program.folder));
-            assert_eq!(
-                found,
-                expected.map(|(path, folder)| (path.into(), folder.into())),
-                "{line}"
-            );
+            let found = found.map(|program| (program.name, program.path, program.folder));
+            let expected = expected.map(|(name, path, folder)| (name.into(), path.into(), folder.into()));
+            assert_eq!(found, expected, "{line}");
         };
         check(
-            r#"{"manifest_path":"/a/b/Cargo.toml","profile":{"test":true},"executable":"/t/x-1"}"#,
-            Some(("/t/x-1", "/a/b")),
+            r#"{"test":true},"executable":"/t/x-1""#,
+            Some(("x", "/t/x-1", "/a/b")),
         );
-        check(
-            r#"{"manifest_path":"/a/b/Cargo.toml","profile":{"test":false},"executable":"/t/x"}"#,
-            None,
-        );
-        check(
-            r#"{"manifest_path":"/a/b/Cargo.toml","profile":{"test":true},"executable":null}"#,
-            None,
-        );
-        check(r#"{"reason":"build-finished","success":true}"#, None);
-        check("", None);
+        check(r#"{"test":false},"executable":"/t/x""#, None);
+        check(r#"{"test":true},"executable":null"#, None);
+        for line in [r#"{"reason":"build-finished","success":true}"#, ""] {
+            assert!(program(line.as_bytes()).is_none(), "{line}");
+        }
     }
 }

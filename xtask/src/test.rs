@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 /// The steps, in their order.
-pub(crate) const STEPS: [&str; 13] = [
+pub(crate) const STEPS: [&str; 14] = [
     "tidy",
     "supply",
     "fmt",
@@ -23,6 +23,7 @@ pub(crate) const STEPS: [&str; 13] = [
     "instructions",
     "conformance",
     "php",
+    "clients",
     "browser",
 ];
 
@@ -123,7 +124,7 @@ fn run_step(step: &str) -> Result<Totals> {
             whole("cargo", &arguments)
         }
         "rust" => {
-            let programs = crate::programs::run(&["--workspace", "--locked"], &[])?;
+            let programs = crate::programs::run(&["--workspace", "--locked"], &[], &[])?;
             // Examples in the documentation are built and run by their own tool.
             Ok(programs.plus(whole(
                 "cargo",
@@ -141,25 +142,50 @@ fn run_step(step: &str) -> Result<Totals> {
             Ok(Totals { passed, failed })
         }
         "conformance" => crate::conformance::quick(),
-        "php" => counted("php", &["clients/php/tests/fanfare_test.php"]),
-        "browser" => {
-            let mut files: Vec<String> = std::fs::read_dir("clients/browser")?
-                .filter_map(|entry| entry.ok()?.path().to_str().map(str::to_owned))
-                .filter(|path| path.ends_with(".test.mjs"))
-                .collect();
-            files.sort();
-            let mut arguments = vec![
-                "--test",
-                "--test-reporter=tap",
-                "--test-concurrency=2",
-                // What hangs has failed.
-                "--test-timeout=180000",
-            ];
-            arguments.extend(files.iter().map(String::as_str));
-            counted("node", &arguments)
+        "php" => {
+            let mut sum = Totals::default();
+            for file in files_of("clients/php/tests", "_test.php")? {
+                sum = sum.plus(counted("php", &[&file])?);
+            }
+            Ok(sum)
         }
+        "clients" => {
+            let python = python().join("bin/python");
+            let python = counted(&python.to_string_lossy(), &["clients/python/pusher_test.py"])?;
+            Ok(python.plus(node("clients/pusher")?))
+        }
+        "browser" => node("clients/browser"),
         _ => bail!("no such step"),
     }
+}
+
+/// The files of a folder whose names end so, in their order.
+fn files_of(folder: &str, end: &str) -> Result<Vec<String>> {
+    let mut files: Vec<String> = std::fs::read_dir(folder)?
+        .filter_map(|entry| entry.ok()?.path().to_str().map(str::to_owned))
+        .filter(|path| path.ends_with(end))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// The tests of a folder that run in node.
+fn node(folder: &str) -> Result<Totals> {
+    let files = files_of(folder, ".test.mjs")?;
+    let mut arguments = vec![
+        "--test",
+        "--test-reporter=tap",
+        "--test-concurrency=2",
+        // What hangs has failed.
+        "--test-timeout=180000",
+    ];
+    arguments.extend(files.iter().map(String::as_str));
+    counted("node", &arguments)
+}
+
+/// Where the packages are that the tests in Python need.
+fn python() -> PathBuf {
+    target().join("clients/python")
 }
 
 fn found(lines: &[String]) -> Totals {
@@ -200,24 +226,12 @@ pub(crate) fn whole(program: &str, arguments: &[&str]) -> Result<Totals> {
 }
 
 /// The server's black-box tests once more, with TLS around every socket, by the build of the step
-/// before: see `crates/server/tests/support/tls.rs`.
+/// before: see `crates/server/tests/black_box/support/tls.rs`.
 fn tls() -> Result<Totals> {
-    let mut names: Vec<String> = std::fs::read_dir("crates/server/tests")?
-        .filter_map(|entry| {
-            entry
-                .ok()?
-                .file_name()
-                .to_str()?
-                .strip_suffix(".rs")
-                .map(str::to_owned)
-        })
-        // These speak TLS themselves, or are about the address of the socket.
-        .filter(|name| name != "tls" && name != "addresses")
-        .collect();
-    names.sort();
-    let mut arguments = vec!["--workspace", "--locked"];
-    arguments.extend(names.iter().flat_map(|name| ["--test", name.as_str()]));
-    crate::programs::run(&arguments, &[("FANFARE_TEST_TLS", "1")])
+    let build = ["--workspace", "--locked", "--test", crate::programs::BLACK_BOX];
+    // These speak TLS themselves, or are about the address of the socket.
+    let without = ["--skip", "tls::", "--skip", "addresses::"];
+    crate::programs::run(&build, &without, &[("FANFARE_TEST_TLS", "1")])
 }
 
 /// Runs the [`CHECKS`] by the build of the step `rust`.
@@ -240,8 +254,9 @@ fn delivery() -> Result<Totals> {
 fn proofs() -> Result<Totals> {
     let mut sum = Totals::default();
     for model in MODELS {
-        // Features and not flags of the compiler: so what everything depends on is built once for all steps.
-        let arguments = format!("test --package fanfare-proofs --locked --features {model} --test {model}");
+        // Features and not flags of the compiler, and of the whole workspace: so what everything depends on is
+        // built once for all steps.
+        let arguments = format!("test --workspace --locked --features fanfare-proofs/{model} --test {model}");
         let arguments: Vec<&str> = arguments.split(' ').collect();
         sum = sum.plus(counted("cargo", &arguments)?);
     }
@@ -346,24 +361,55 @@ fn install() -> Result<Totals> {
         .collect();
     bring(&missing)?;
     crate::conformance::install()?;
-    let lock =
-        std::fs::read("clients/browser/package-lock.json").context("clients/browser has no lock file")?;
-    let stamp = Path::new("clients/browser/node_modules/.stamp");
-    if std::fs::read(stamp).ok().as_deref() != Some(&lock[..]) {
-        let arguments = [
-            "ci",
-            "--prefix",
-            "clients/browser",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-        ];
-        if whole("npm", &arguments)?.failed > 0 {
-            bail!("npm could not install the browser tests' packages");
-        }
-        std::fs::write(stamp, lock)?;
+    for folder in ["clients/browser", "clients/pusher"] {
+        let path = Path::new(folder);
+        once(
+            &path.join("package-lock.json"),
+            &path.join("node_modules/.stamp"),
+            || {
+                let arguments = [
+                    "ci",
+                    "--prefix",
+                    folder,
+                    "--ignore-scripts",
+                    "--no-audit",
+                    "--no-fund",
+                ];
+                whole("npm", &arguments)
+            },
+        )?;
     }
+    let (place, wanted) = (python(), Path::new("clients/python/requirements.txt"));
+    once(wanted, &place.join(".stamp"), || {
+        std::fs::create_dir_all(&place)?;
+        let made = whole("python3", &["-m", "venv", &place.to_string_lossy()])?;
+        let pip = place.join("bin/pip");
+        let arguments = [
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--only-binary",
+            ":all:",
+            "--no-binary",
+            "Pysher",
+            "-r",
+            "clients/python/requirements.txt",
+        ];
+        Ok(made.plus(whole(&pip.to_string_lossy(), &arguments)?))
+    })?;
     Ok(Totals { passed: 1, failed: 0 })
+}
+
+/// Installs what a file asks for, unless that was done: then the stamp is like the file.
+fn once(file: &Path, stamp: &Path, install: impl FnOnce() -> Result<Totals>) -> Result<()> {
+    let wanted = std::fs::read(file).with_context(|| format!("there is no {}", file.display()))?;
+    if std::fs::read(stamp).ok().as_deref() == Some(&wanted[..]) {
+        return Ok(());
+    }
+    if install()?.failed > 0 {
+        bail!("what {} asks for could not be installed", file.display());
+    }
+    Ok(std::fs::write(stamp, wanted)?)
 }
 
 /// Whether a program can be found.

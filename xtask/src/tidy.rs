@@ -24,19 +24,47 @@ const NOT_IN_CORE: [&str; 9] = [
     "parking_lot",
 ];
 
+/// The black-box tests of the server: one program, a module per promise.
+const BLACK_BOX: &str = "crates/server/tests/black_box/";
+
 /// Checks every file that git knows; returns what is wrong, a line each.
 pub(crate) fn run() -> Result<Vec<String>> {
     let listed = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
         .output();
     let listed = String::from_utf8(listed.context("cannot ask git for the files")?.stdout)?;
+    let listed: Vec<&str> = listed.lines().filter(|path| Path::new(path).is_file()).collect();
     let mut found = Vec::new();
-    for path in listed.lines().filter(|path| Path::new(path).is_file()) {
+    for path in &listed {
         if let Ok(text) = std::fs::read_to_string(path) {
             check_file(path, &text, &mut found);
         }
     }
+    let main = std::fs::read_to_string(format!("{BLACK_BOX}main.rs")).unwrap_or_default();
+    check_black_box(&listed, &main, &mut found);
     Ok(found)
+}
+
+/// Each file of the black-box tests is part of their one program.
+fn check_black_box(listed: &[&str], main: &str, found: &mut Vec<String>) {
+    let is_module = |name: &str| main.lines().any(|line| line == format!("mod {name};"));
+    let rust = listed.iter().filter_map(|path| path.strip_suffix(".rs"));
+    for path in rust {
+        if let Some(name) = path.strip_prefix(BLACK_BOX) {
+            if !name.contains('/') && name != "main" && !is_module(name) {
+                found.push(format!(
+                    "{path}.rs:1: main.rs has no line `mod {name};`: it is not run"
+                ));
+            }
+        } else if let Some(name) = path.strip_prefix("crates/server/tests/")
+            && !name.contains('/')
+        {
+            let why = "as a program of its own it is built with the whole server once more";
+            found.push(format!(
+                "{path}.rs:1: {why}: its place is in black_box, with a line in main.rs"
+            ));
+        }
+    }
 }
 
 fn check_file(path: &str, text: &str, found: &mut Vec<String>) {
@@ -130,6 +158,22 @@ mod tests {
         check_file(path, text, &mut found);
         let short: Vec<&str> = found.iter().filter_map(|line| line.rsplit(": ").next()).collect();
         assert_eq!(short, expected, "{path}");
+    }
+
+    #[test]
+    fn no_black_box_test_is_forgotten() {
+        let listed = [
+            "crates/server/tests/black_box/main.rs",
+            "crates/server/tests/black_box/order.rs",
+            "crates/server/tests/black_box/post.rs",
+            "crates/server/tests/black_box/support/mod.rs",
+            "crates/server/tests/alone.rs",
+            "crates/core/tests/simulation.rs",
+        ];
+        let mut found = Vec::new();
+        check_black_box(&listed, "mod support;\n\nmod order;\n// mod post;\n", &mut found);
+        let files: Vec<&str> = found.iter().filter_map(|line| line.split(':').next()).collect();
+        assert_eq!(files, [listed[2], listed[4]], "{found:?}");
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! Apps come, go and change while the server runs, and nobody else notices.
+
+use std::path::Path;
+
+use crate::support::Server;
+use crate::support::pusher::{APP, App, OTHER_APP, Session};
+use rustix::process::{Pid, Signal, kill_process};
+
+fn write(path: &Path, apps: &[(&App, &str)]) {
+    let mut text = String::new();
+    for (App { id, key, secret }, more) in apps {
+        text += &format!("[[apps]]\nid = \"{id}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\n{more}\n");
+    }
+    std::fs::write(path, text).unwrap();
+}
+
+/// Waits until a signed request of the app is answered so.
+async fn until(server: &Server, app: App, status: u16) {
+    crate::support::in_time(async {
+        while app.request(server, "GET", "/connections", &[], "").await.0 != status {}
+    })
+    .await;
+}
+
+fn pid(server: &Server) -> Pid {
+    Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap()
+}
+
+fn start(path: &Path) -> Server {
+    Server::start(&[("FANFARE_CONFIG", path.to_str().unwrap())])
+}
+
+#[tokio::test]
+async fn apps_come_and_go_by_a_file_that_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fanfare.toml");
+    write(&path, &[(&APP, "")]);
+    let server = start(&path);
+    let mut stays = Session::connect(&server, APP).await;
+    stays.subscribe("orders").await;
+    assert_eq!(
+        OTHER_APP.request(&server, "GET", "/connections", &[], "").await.0,
+        404
+    );
+    // The first app shares its channels with the other doors, so it cannot become another one.
+    write(&path, &[(&OTHER_APP, ""), (&APP, "")]);
+    kill_process(pid(&server), Signal::HUP).unwrap();
+    write(&path, &[(&APP, ""), (&OTHER_APP, "")]);
+    until(&server, OTHER_APP, 200).await;
+    let mut goes = Session::connect(&server, OTHER_APP).await;
+    goes.subscribe("orders").await;
+    // Two worlds.
+    OTHER_APP.trigger(&server, "orders", "other", "").await;
+    goes.heard("other").await;
+    APP.trigger(&server, "orders", "own", "").await;
+    stays.heard("own").await;
+    write(&path, &[(&APP, "")]);
+    until(&server, OTHER_APP, 404).await;
+    assert_eq!(goes.heard("pusher:error").await["data"]["code"], 4001);
+    APP.trigger(&server, "orders", "still here", "").await;
+    stays.heard("still here").await;
+    write(&path, &[(&APP, "enabled = false")]);
+    until(&server, APP, 403).await;
+    assert_eq!(stays.heard("pusher:error").await["data"]["code"], 4003);
+}
+
+#[tokio::test]
+async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fanfare.toml");
+    write(&path, &[(&APP, "")]);
+    let server = start(&path);
+    let hang_up = || kill_process(pid(&server), Signal::HUP).unwrap();
+    let mut session = Session::connect(&server, APP).await;
+    session.subscribe("orders").await;
+    for wrong in [
+        "[[apps]]\nid = 5\n",
+        "nonsense",
+        "[[apps]]\nid = \"1\"\nkey = \"k\"\nsecret = \"\"\n",
+        "",
+    ] {
+        std::fs::write(&path, wrong).unwrap();
+        hang_up();
+        APP.trigger(&server, "orders", "as before", "").await;
+        session.heard("as before").await;
+    }
+    // A limit of an app holds at once, also for who is here.
+    write(&path, &[(&APP, "subscriptions_max = 1")]);
+    hang_up();
+    // Until it has been read.
+    loop {
+        let mut other = Session::connect(&server, APP).await;
+        other.subscribe("a").await;
+        let frame = other.subscription("b", None);
+        other.say(&frame).await;
+        let heard = other.hear().await;
+        if heard["event"] == "pusher:subscription_error" {
+            break;
+        }
+    }
+    let frame = session.subscription("b", None);
+    session.say(&frame).await;
+    let refused = session.heard("pusher:subscription_error").await;
+    assert_eq!(refused["data"]["type"], "LimitReached");
+    // An app of a new secret: what was signed with the old one is good no more.
+    let renewed = App {
+        secret: "another-secret-33cc",
+        ..APP
+    };
+    write(&path, &[(&renewed, "")]);
+    hang_up();
+    until(&server, renewed, 200).await;
+    assert_eq!(APP.request(&server, "GET", "/connections", &[], "").await.0, 401);
+    renewed.trigger(&server, "orders", "by the new one", "").await;
+    session.heard("by the new one").await;
+}
