@@ -106,8 +106,9 @@ test('apps are worlds of their own', async (t) => {
 
 test('a prefix of the paths, and the path that says where one was', async (t) => {
   const server = await startServer({ settings: 'pusher.path = "/ws"' });
-  t.after(() => server.stop());
   const pusher = s.client(t, { wsPort: server.port, wsPath: '/ws' });
+  // Behind the client, which would try to come back.
+  t.after(() => server.stop());
   await emitted(pusher.connection, 'connected');
   const { ear } = await subscribe(pusher, 'prefixed');
   const wire = openWire(t, socketUrl(`/ws/resume/${'h'.repeat(16)}/app/${APP.key}?protocol=7`, server));

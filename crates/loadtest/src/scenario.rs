@@ -76,6 +76,10 @@ pub enum Until {
 }
 
 /// Some channels, their subscribers and their publishers.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches of a scenario, each on or off"
+)]
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
