@@ -503,7 +503,7 @@ mod tests {
 
     fn bounds(records_max: usize) -> Bounds {
         Bounds {
-            age: Duration::from_secs(120),
+            age: Duration::from_mins(2),
             records_max,
             channels_per_record_max: 3,
             channels_max: 5,
@@ -557,7 +557,7 @@ mod tests {
                         let sessions = past
                             .sessions
                             .iter()
-                            .map(|id| char::from_u32(id.0 as u32).unwrap());
+                            .map(|id| char::from(u8::try_from(id.0).unwrap()));
                         let offset = past.position.offset.map_or(0, Offset::get);
                         format!("{offset} {}", sessions.collect::<String>())
                     }

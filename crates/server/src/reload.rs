@@ -24,10 +24,13 @@ use crate::shard::What;
 /// Time between looks at the files.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A configuration with warnings, or a sentence about what is wrong with it.
+pub(crate) type Loaded = Result<(Config, Vec<String>), String>;
+
 /// Where a configuration comes from once more.
 pub(crate) struct Source {
     /// Reads and checks it; with warnings, or a sentence.
-    pub(crate) load: Box<dyn Fn() -> Result<(Config, Vec<String>), String> + Send>,
+    pub(crate) load: Box<dyn Fn() -> Loaded + Send>,
     /// The files that it is made of.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -76,7 +79,7 @@ pub(crate) async fn run(node: Arc<Node>, source: Source) {
                 apply(&node, &config, cause);
             }
             Err(error) => {
-                tracing::error!(%error, cause, "the configuration cannot be used; nothing has changed")
+                tracing::error!(%error, cause, "the configuration cannot be used; nothing has changed");
             }
         }
     }

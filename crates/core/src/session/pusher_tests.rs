@@ -9,7 +9,7 @@ use crate::session::speech::client;
 
 fn settings() -> PusherSettings {
     PusherSettings {
-        activity_timeout: Duration::from_secs(120),
+        activity_timeout: Duration::from_mins(2),
         message_time_max: Duration::from_secs(30),
         decode: DecodeLimits {
             message_bytes_max: 300,
@@ -280,7 +280,7 @@ fn a_server_that_goes_away_says_come_back() {
 #[test]
 fn one_receipt_at_a_time_is_asked_for() {
     check(
-        r#"
+        r"
         ?
         1 [89, 08, 00, 00, 00, 00, 00, 00, 00, 01]
         ?
@@ -294,7 +294,7 @@ fn one_receipt_at_a_time_is_asked_for() {
         C raw 8a 88 00 00 00 00 00 00 00 00 00 00 00 01
         ?
         2 [89, 08, 00, 00, 00, 00, 00, 00, 00, 02]
-        "#,
+        ",
     );
 }
 

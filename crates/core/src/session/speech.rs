@@ -3,14 +3,13 @@
 /// A client's frame: masked, as RFC 6455 section 5.1 demands.
 pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [1, 2, 3, 4];
-    let mut bytes = match u8::try_from(payload.len()) {
-        Ok(len @ 0..126) => vec![first, 0x80 | len],
-        _ => {
-            let mut bytes = vec![first, 0x80 | 126];
-            bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-            bytes
-        }
-    };
+    let mut bytes = vec![first];
+    if let Ok(len @ 0..126) = u8::try_from(payload.len()) {
+        bytes.push(0x80 + len);
+    } else {
+        bytes.push(0x80 + 126);
+        bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+    }
     bytes.extend(mask);
     bytes.extend(
         payload

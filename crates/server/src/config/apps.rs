@@ -430,11 +430,11 @@ pub(super) fn from_environment(variables: &[(String, String)]) -> Result<FromEnv
 mod tests {
     use super::*;
 
+    /// Ids and keys of apps, and where to listen.
+    type Found<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+
     #[track_caller]
-    fn check_environment(
-        variables: &[(&str, &str)],
-        expected: Result<(&[(&str, &str)], Option<&str>), &str>,
-    ) {
+    fn check_environment(variables: &[(&str, &str)], expected: Result<Found<'_>, &str>) {
         let variables: Vec<(String, String)> = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

@@ -7,11 +7,10 @@ use crate::support::pusher::{APP, App, OTHER_APP, Session};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn write(path: &Path, apps: &[(&App, &str)]) {
-    let mut text = String::new();
-    for (App { id, key, secret }, more) in apps {
-        text += &format!("[[apps]]\nid = \"{id}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\n{more}\n");
-    }
-    std::fs::write(path, text).unwrap();
+    let tables = apps.iter().map(|(App { id, key, secret }, more)| {
+        format!("[[apps]]\nid = \"{id}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\n{more}\n")
+    });
+    std::fs::write(path, tables.collect::<String>()).unwrap();
 }
 
 /// Waits until a signed request of the app is answered so.

@@ -142,7 +142,10 @@ impl Session {
             socket_id: String::new(),
         };
         let established = session.heard("pusher:connection_established").await;
-        session.socket_id = data_of(&established)["socket_id"].as_str().unwrap().to_owned();
+        data_of(&established)["socket_id"]
+            .as_str()
+            .unwrap()
+            .clone_into(&mut session.socket_id);
         session
     }
 
