@@ -550,3 +550,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_only_one_door_understands_is_for_its_sessions() {
+    let mut hub = Hub::default();
+    for (slot, form) in [
+        (0, WireForm::WebSocketRaw),
+        (1, WireForm::Pusher),
+        (2, WireForm::PusherDeflate),
+        (3, WireForm::Notice),
+    ] {
+        hub.join(slot, id(slot), APP, form);
+        hub.subscribe(slot, &topic("presence-a"));
+    }
+    let mut draft = draft(&["presence-a"], None);
+    draft.is_pusher_only = true;
+    let own = Arc::new(Publication::new(draft, Moment::default(), |_| link(None, 1)));
+    let common = tied(&["presence-a"], &[1], 2, None);
+    assert_eq!(heard(&mut hub, &own), [1, 2]);
+    assert_eq!(heard(&mut hub, &common), [0, 1, 2, 3]);
+    // Not in one run with others, which are for everybody.
+    assert_eq!(Hub::run_len([&*own, &*common].into_iter()), 1);
+}

@@ -3,6 +3,8 @@
 //! something back, `A` the peer has shown who it is, `X` the session ends with this label and these
 //! last words.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::rate::Rate;
 use crate::session::speech::client;
@@ -314,4 +316,108 @@ fn receipts_do_not_count_as_a_flood() {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Pieces that what libraries say is made of, and what it should not be made of.
+const PIECES: [&str; 40] = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ":",
+    ",",
+    "\"",
+    "\\",
+    "\\\"",
+    "null",
+    "true",
+    "-1e999",
+    "0.1",
+    "\\ud800",
+    "\\u0000",
+    "\"event\"",
+    "\"data\"",
+    "\"channel\"",
+    "\"auth\"",
+    "\"channel_data\"",
+    "\"user_data\"",
+    "\"pusher:subscribe\"",
+    "\"pusher:unsubscribe\"",
+    "\"pusher:signin\"",
+    "\"pusher:ping\"",
+    "\"pusher:pong\"",
+    "\"client-a\"",
+    "\"private-a\"",
+    "\"presence-a\"",
+    "\"#server-to-user-1\"",
+    "\"K:S\"",
+    "\"{\\\"id\\\":1}\"",
+    "{\"event\":\"pusher:subscribe\",\"data\":",
+    "{\"channel\":\"a\"}",
+    "{\"channel\":\"a\"}}",
+    "{\"event\":\"client-a\",\"channel\":\"private-a\",\"data\":",
+    "{\"a\":{\"a\":{}}}}",
+    " ",
+    "\n",
+    "é",
+];
+
+proptest! {
+    /// Whole sessions of nonsense, cut anywhere: nothing panics, nothing is said twice, every message that is
+    /// no wish is answered with at most one frame, and as long as the session is open it answers a ping.
+    #[test]
+    fn no_session_comes_to_harm(
+        said in proptest::collection::vec((0_u8..10, proptest::collection::vec(0..PIECES.len(), 0..12), 0_u64..40), 0..30),
+        cuts in proptest::collection::vec(1_usize..50, 1..9),
+    ) {
+        let quick = Rate::per_second(1_000, 1_000);
+        let settings = PusherSettings {
+            rates: SpeakRates { messages: quick, ..settings().rates },
+            subscriptions: quick,
+            ..settings()
+        };
+        let mut now = Moment::after_start(Duration::from_secs(1_000));
+        let mut session = Pusher::new(Arc::new(settings), now);
+        let mut cuts = cuts.into_iter().cycle();
+        let mut is_open = true;
+        for (kind, pieces, seconds) in said {
+            let text: String = pieces.iter().map(|at| PIECES[*at]).collect();
+            let words = match kind {
+                0 => format!("binary {}", hex(text.as_bytes())),
+                1 => format!("ping {}", text.len()),
+                2 => "pong".to_owned(),
+                _ => format!("text {text}"),
+            };
+            let mut bytes = client(&words);
+            let (mut sent, mut wishes, mut closes) = (0, 0, 0);
+            let mut rest = bytes.as_mut_slice();
+            while !rest.is_empty() && is_open {
+                let end = cuts.next().unwrap_or(1).min(rest.len());
+                let mut actions = Vec::new();
+                let left = session.on_bytes(now, &mut rest[..end], &mut actions);
+                prop_assert!(left <= end);
+                for action in actions {
+                    match action {
+                        Action::Send(_) => sent += 1,
+                        Action::Frame(_) => wishes += 1,
+                        Action::Close { .. } => closes += 1,
+                        Action::Limited(_) => {}
+                        other => prop_assert!(false, "{other:?}"),
+                    }
+                }
+                is_open = closes == 0;
+                rest = &mut rest[end - left..];
+            }
+            prop_assert!(sent + wishes + closes <= 1, "{words}: {sent} {wishes} {closes}");
+            now = now + Duration::from_secs(seconds);
+            let mut actions = Vec::new();
+            session.on_timeout(now, &mut actions);
+            is_open &= !actions.iter().any(|action| matches!(action, Action::Close { .. }));
+        }
+        let mut ping = client("text {\"event\":\"pusher:ping\"}");
+        let mut actions = Vec::new();
+        session.on_bytes(now, &mut ping, &mut actions);
+        let answered = actions.iter().any(|action| matches!(action, Action::Send(_)));
+        prop_assert_eq!(answered, is_open);
+    }
 }

@@ -388,3 +388,66 @@ proptest! {
         }
     }
 }
+
+/// What is only for who is here: a client's event, or that somebody has come.
+fn pass(streams: &mut AppStreams, channels: &[&str], seconds: u64) -> u64 {
+    let mut draft = draft(channels);
+    draft.ttl = Some(Duration::ZERO);
+    streams.append(draft, at(seconds)).unwrap().offset.get()
+}
+
+#[test]
+fn what_is_only_for_who_is_here_is_not_kept_and_makes_no_gap() {
+    let mut streams = streams(9, 99);
+    publish(&mut streams, &["a"], 1);
+    assert_eq!(pass(&mut streams, &["a"], 1), 2);
+    publish(&mut streams, &["a"], 1);
+    for _ in 0..10 {
+        pass(&mut streams, &["a"], 1);
+    }
+    check(&streams, &["a"], since(0), "1 3");
+    check(&streams, &["a"], since(1), "3");
+    check(&streams, &["a"], since(2), "3");
+    check(&streams, &["a"], since(8), "");
+    check(&streams, &["a"], Resume::Last(1), "3");
+    // It ties what comes next to itself, so that who was here has no hole.
+    let next = streams.append(draft(&["a"]), at(2)).unwrap();
+    assert_eq!(next.places()[0].previous, Offset::new(13));
+    // A channel that nobody knows is not remembered for it, and nobody misses anything of it.
+    let channels = streams.counts().channels;
+    pass(&mut streams, &["unknown"], 2);
+    assert_eq!(streams.counts().channels, channels);
+    check(&streams, &["unknown"], since(14), "");
+}
+
+#[test]
+fn channels_that_somebody_listens_to_are_found_by_the_beginning_of_their_names() {
+    let mut streams = streams(9, 99);
+    for (shard, channel) in [
+        (0, "presence-a"),
+        (1, "presence-a"),
+        (0, "presence-b"),
+        (1, "other"),
+    ] {
+        let resume = Resume::Now;
+        streams
+            .subscribe(shard, &names(&[channel]), resume, Reader::default(), at(0))
+            .unwrap();
+    }
+    publish(&mut streams, &["presence-quiet"], 1);
+    let found = |prefix: &str| {
+        let (mut found, mut place) = (Vec::new(), Some(0));
+        while let Some(from) = place {
+            place = streams.occupied(from, prefix, &mut found);
+        }
+        let mut texts: Vec<String> = found
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        texts.sort();
+        texts.join(", ")
+    };
+    assert_eq!(found("presence-"), "presence-a 2, presence-b 1");
+    assert_eq!(found(""), "other 1, presence-a 2, presence-b 1");
+    assert_eq!(found("nothing"), "");
+}

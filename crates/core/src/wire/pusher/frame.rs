@@ -9,6 +9,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+/// Deepest nesting of what a client event carries. It is passed on as it is, to readers that may go down
+/// into it one call per level.
+pub const DEPTH_MAX: usize = 32;
+
 /// What the name of a client event begins with.
 pub const CLIENT_EVENT: &str = "client-";
 
@@ -145,6 +149,12 @@ pub fn parse(text: &str) -> Result<ClientFrame, FrameError> {
                             ..FrameError::new("data is not valid text")
                         });
                     }
+                    None if !is_tame(raw.get()) => {
+                        return Err(FrameError {
+                            channel: Some(channel),
+                            ..FrameError::new("data is nested too deeply, or holds what is not valid text")
+                        });
+                    }
                     None => Data::Json(raw.get().to_owned()),
                 },
             };
@@ -200,6 +210,46 @@ fn inner<T>(
     };
     let inner: Inner<'_> = serde_json::from_str(json).map_err(|_| wrong)?;
     Ok(look(&inner))
+}
+
+/// Whether a JSON value may be given to readers of any kind: not too deep, and without half of a surrogate
+/// pair, which is no character (RFC 8259 section 8.2). `json` is valid JSON otherwise.
+fn is_tame(json: &str) -> bool {
+    let (mut depth, mut is_text, mut half) = (0_usize, false, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if is_text => {
+                let escape = bytes.next();
+                let unit = (escape == Some(b'u')).then(|| {
+                    let digits = bytes.by_ref().take(4);
+                    digits.fold(0, |unit, digit| {
+                        unit * 16 + char::from(digit).to_digit(16).unwrap_or(0)
+                    })
+                });
+                let (begins, ends) = match unit {
+                    Some(0xd800..=0xdbff) => (true, false),
+                    Some(0xdc00..=0xdfff) => (false, true),
+                    _ => (false, false),
+                };
+                if half != ends {
+                    return false;
+                }
+                half = begins;
+            }
+            _ if half => return false,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return false;
+                }
+            }
+            b'}' | b']' if !is_text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    true
 }
 
 fn string(raw: &RawValue) -> Option<String> {
@@ -278,6 +328,27 @@ mod tests {
             r#"{"event":"client-typing","channel":"private-a"}"#,
             said(Data::Json("null".into())),
         );
+    }
+
+    #[test]
+    fn what_a_client_event_carries_is_tame() {
+        let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        for (json, tame) in [
+            (deep(32).as_str(), true),
+            (deep(33).as_str(), false),
+            (r#"{"a":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["}"#, true),
+            (r#"{"a":"\\\""}"#, true),
+            (r#"["\ud83d\ude00", "\u00e9\n"]"#, true),
+            (r#"["\ud83d"]"#, false),
+            (r#"["\ud83dx\ude00"]"#, false),
+            (r#"["\ude00"]"#, false),
+            (r#"{"\ud83d":1}"#, false),
+            (r#"["\ud83d\ud83d\ude00"]"#, false),
+        ] {
+            assert_eq!(is_tame(json), tame, "{json}");
+        }
+        let event = r#"{"event":"client-a","channel":"a","data":["\ud800"]}"#;
+        check_error(event, "nested too deeply", Some("a"));
     }
 
     #[test]
