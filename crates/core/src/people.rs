@@ -504,9 +504,11 @@ mod tests {
         let told = |people: &mut People<u32>| {
             let notices = people.take_notices().into_iter();
             let sign = |online| if online { '+' } else { '-' };
-            let texts =
-                notices.map(|notice| format!("{}{}{}", notice.place, sign(notice.online), notice.user));
-            texts.collect::<Vec<_>>().join(" ")
+            let text =
+                |notice: Notice<u32>| format!("{}{}{}", notice.place, sign(notice.online), notice.user);
+            let mut texts: Vec<String> = notices.map(text).collect();
+            texts.sort();
+            texts.join(" ")
         };
         people.watch(7, &[user("a"), user("b"), user("a")]);
         people.watch(8, &[user("a")]);
