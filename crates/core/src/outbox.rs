@@ -118,7 +118,8 @@ impl Outbox {
     /// Adds a frame, unless more than `limit_bytes` would then wait. An empty frame is nothing.
     pub fn push(&mut self, frame: Bytes, limit_bytes: usize) -> Result<(), OutboxFull> {
         let pending_bytes = self.pending_bytes.saturating_add(frame.len());
-        if pending_bytes > limit_bytes.saturating_add(self.beyond_bytes) {
+        // The second is looked at only where the first is so.
+        if pending_bytes > limit_bytes && pending_bytes > limit_bytes.saturating_add(self.beyond_bytes) {
             return Err(OutboxFull {
                 pending_bytes: self.pending_bytes,
             });
@@ -301,9 +302,9 @@ impl Outbox {
     }
 
     fn consume(&mut self, mut written: usize) {
-        self.beyond_bytes = self.beyond_bytes.saturating_sub(written);
         if written >= self.pending_bytes {
             // The usual end, and cheaper than frame by frame.
+            self.beyond_bytes = 0;
             self.pending_bytes = 0;
             self.front_written = 0;
             self.front = Bytes::new();
@@ -314,6 +315,7 @@ impl Outbox {
             self.tags = None;
             return self.give_back();
         }
+        self.beyond_bytes = self.beyond_bytes.saturating_sub(written);
         self.pending_bytes = self.pending_bytes.saturating_sub(written);
         while !self.front.is_empty() {
             let left = self.front.len() - self.front_written;
