@@ -14,7 +14,6 @@ const installed = existsSync(`${repository}/clients/pusher/node_modules/pusher-j
 const shows = (page, selector, expected) =>
   page.waitForFunction(([selector, expected]) => document.querySelector(selector)?.textContent === expected,
     [selector, expected]);
-const heard = (page) => page.locator('#heard li').allTextContents();
 
 async function logIn(page, user) {
   await page.fill('input[name=user]', user);
@@ -78,7 +77,8 @@ test('a lobby in plain PHP: who is here, what is said, and what is said to one',
   for (const page of [one, again]) await shows(page, '#heard', 'Ben: helloBen, to you alone: psst');
   await say(one, 'end');
   await shows(two, '#heard', 'Ben: helloBen, to Anna alone: psstAnna: end');
-  assert.deepEqual(await heard(one), ['Ben: hello', 'Ben, to you alone: psst', 'Anna: end']);
+  // She hears it by her own connection, not by her click: later than he, sometimes.
+  await shows(one, '#heard', 'Ben: helloBen, to you alone: psstAnna: end');
   if (process.env.SCREENSHOT) await two.screenshot({ path: process.env.SCREENSHOT });
 
   // She is gone when her last tab is.
