@@ -1,8 +1,9 @@
 //! The Pusher protocol, version 7: what the server says over a WebSocket.
 //!
 //! [`frame`] reads what a client says, [`rest`] what a back end asks for, [`sign`] knows what either
-//! signs; [`webhook`] is what a back end is told. This file makes frames: one JSON object each, in which `data` is a JSON text inside a string
-//! wherever the protocol has it so (`pusher.md` section 3), for typed readers insist on it.
+//! signs; [`webhook`] is what a back end is told. This file makes frames: one JSON object each, in which
+//! `data` is a JSON text inside a string wherever the protocol has it so (`pusher.md` section 3), for typed
+//! readers insist on it.
 //!
 //! # What a publication looks like
 //!
