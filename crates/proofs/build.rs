@@ -77,7 +77,7 @@ const ENGINE_FAULTS: [(&str, &[Change]); 4] = [
         &[(
             "let mut receipts = Receipts::new();",
             "drop(ordered);\n        let mut ordered = app.ordered.lock();\n        \
-             let Ordered { streams, answers } = &mut *ordered;\n        let mut receipts = Receipts::new();",
+             let Ordered { streams, answers, .. } = &mut *ordered;\n        let mut receipts = Receipts::new();",
         )],
     ),
     // What was missed is read in one step, listening begins in another.

@@ -14,6 +14,7 @@
 //! | what waits for a shard                    | [`mailbox`]                |
 //! | what waits for a slow reader              | [`outbox`]                 |
 //! | which users are here, and where           | [`people`]                 |
+//! | what the back end of an app is told       | [`webhook`]                |
 //! | what threads share, and its models        | [`sync`], [`frames`]       |
 //! | one connection's protocol                 | [`session`]                |
 //! | the name of a session                     | [`session_id`]             |
@@ -55,4 +56,5 @@ pub mod session_id;
 pub mod stream;
 pub mod sync;
 pub mod user;
+pub mod webhook;
 pub mod wire;

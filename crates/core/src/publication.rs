@@ -171,6 +171,8 @@ pub struct Draft {
     pub ttl: Option<Duration>,
     /// Only sessions of the Pusher door are given it: what its protocol says of a channel itself.
     pub is_pusher_only: bool,
+    /// A client of the Pusher door says it to the others of its one channel.
+    pub is_client_event: bool,
 }
 
 impl Draft {
@@ -210,6 +212,7 @@ impl Draft {
             version: None,
             ttl: None,
             is_pusher_only: false,
+            is_client_event: false,
         }
     }
 }

@@ -30,7 +30,7 @@ pub mod sync;
 /// Shipped files with one mistake each, made by `build.rs`.
 #[allow(missing_docs, unused_mut)]
 pub mod planted {
-    use crate::engine::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts, journal};
+    use crate::engine::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts, Witness, journal};
 
     macro_rules! planted {
         ($($name:ident)*) => {

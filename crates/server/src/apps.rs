@@ -36,19 +36,13 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::{AppSettings, Config};
 use crate::node::{Node, Place};
 use crate::shard::Owed;
-
-/// Listeners of a channel up to which they are told at once that they are another number; beyond, every
-/// [`COUNT_INTERVAL`] (`pusher.md` section 8).
-const COUNT_AT_ONCE_MAX: usize = 100;
+use crate::webhooks::{Desk, Hooks};
 
 /// What may stand around the data in what a client says, in bytes.
 const FRAME_BYTES: usize = 16 << 10;
 
 /// Channels of one session that can be gone on with.
 const REPLAY_CHANNELS_MAX: usize = 1_000;
-
-/// See [`COUNT_AT_ONCE_MAX`].
-pub(crate) const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// An app as it is configured.
 #[derive(Debug)]
@@ -73,6 +67,8 @@ pub(crate) struct World {
     pub(crate) owed: Mutex<Owed>,
     /// Sessions that were cut, and those that could be gone on for.
     pub(crate) returning: Mutex<Returning<Place>>,
+    /// What its back end is told. Whoever holds the lock of the people, or the engine's, may use it.
+    pub(crate) desk: Arc<Desk>,
     /// Channels whose number of listeners is another one than their listeners were told.
     counted: Mutex<HashSet<ChannelName>>,
     /// Open sessions of the Pusher door.
@@ -112,6 +108,7 @@ impl World {
             id,
             people: Mutex::new(people(config, id)),
             returning: Mutex::new(Returning::new(bounds)),
+            desk: Desk::new(&config.pusher),
             owed: Mutex::default(),
             counted: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -124,7 +121,7 @@ impl World {
     pub(crate) fn count_changed(&self, node: &Node, channel: &ChannelName) {
         // Under the lock, so that whoever tells last has counted last.
         let mut counted = self.counted.lock();
-        if !self.tell_count(node, channel, COUNT_AT_ONCE_MAX) {
+        if !self.tell_count(node, channel, pusher::COUNT_AT_ONCE_MAX) {
             counted.insert(channel.clone());
         }
     }
@@ -304,6 +301,7 @@ impl Apps {
         // Files are opened before the lock is taken: nobody waits for the disk.
         let mut begun = Vec::new();
         for settings in &wanted {
+            node.webhooks.open(settings, &node.config.pusher)?;
             if !self.table.read().numbers.contains_key(&settings.id) {
                 begun.push(self.begin(begun.len(), node, config, settings)?);
             }
@@ -334,16 +332,33 @@ impl Apps {
             }
             apps.push(Arc::new(App::new(id, settings, world, config)?));
         }
-        let gone = table
-            .by_number
-            .keys()
-            .filter(|id| !apps.iter().any(|app| app.id == **id));
-        changes.closed.extend(gone.map(|id| (*id, Refusal::NoApp)));
+        let mut configured = Vec::new();
+        for app in &apps {
+            configured.push((Arc::clone(app), hooks(node, app)?));
+        }
+        let is_gone = |app: &&Arc<App>| !apps.iter().any(|other| other.id == app.id);
+        for app in table.by_number.values().filter(is_gone) {
+            changes.closed.push((app.id, Refusal::NoApp));
+            configured.push((Arc::clone(app), Hooks::none()));
+        }
+        for (app, hooks) in configured {
+            node.webhooks.configure(node, app.id, &app.world.desk, hooks);
+        }
         table.by_id.clear();
         table.by_key.clear();
         table.by_number.clear();
         apps.into_iter().for_each(|app| table.insert(app));
         Ok(changes)
+    }
+
+    /// Begins to tell the back ends of all apps.
+    pub(crate) fn begin_webhooks(&self, node: &Node) -> Result<(), String> {
+        let apps: Vec<Arc<App>> = self.table.read().by_number.values().cloned().collect();
+        for app in apps {
+            node.webhooks
+                .configure(node, app.id, &app.world.desk, hooks(node, &app)?);
+        }
+        Ok(())
     }
 
     /// A number and a world for an app that there never was before.
@@ -389,6 +404,12 @@ impl Apps {
     pub(crate) fn worlds(&self) -> Vec<Arc<World>> {
         self.table.read().worlds.values().cloned().collect()
     }
+}
+
+/// The webhooks of an app, by the rules that the node began with.
+fn hooks(node: &Node, app: &App) -> Result<Hooks, String> {
+    node.webhooks
+        .prepare(&app.world.desk, &app.settings, &node.config.pusher)
 }
 
 /// The apps that a configuration means: where nobody needs to be known, one for trying things.

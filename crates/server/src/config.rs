@@ -28,6 +28,7 @@ use crate::unix;
 mod apps;
 mod layers;
 mod print;
+mod webhooks;
 
 pub use apps::{AppSettings, ClientEvents, Profile, PusherSection, ReplayRule};
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use layers::{Sources, load};
 use print::described;
 pub use print::{defaults_as_toml, shown};
 use print::{fresh_key, key_needed};
+pub use webhooks::WebhookSettings;
 
 /// Most shards of one node: a set of shards is one 64-bit word.
 pub const SHARDS_MAX: usize = 64;
@@ -635,6 +637,7 @@ impl Config {
         self.hooks.check().map_err(ConfigError)?;
         apps::check_path(&self.pusher.path).map_err(ConfigError)?;
         warnings.extend(apps::check(&self.apps, public.is_some()).map_err(ConfigError)?);
+        webhooks::check(&self.apps, &self.pusher).map_err(ConfigError)?;
         if self.hooks.is_any() && self.key.is_none() {
             let unasked = if self.is_open() {
                 ", and whoever POSTs is the back end, whose words are not looked at"

@@ -34,3 +34,4 @@ pub mod shard;
 mod tls;
 mod tokens;
 mod unix;
+mod webhooks;

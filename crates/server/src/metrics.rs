@@ -526,6 +526,7 @@ impl Metrics {
         self.render_deflate(&mut out);
         self.tls.render(&mut out);
         node.hooks.render(&mut out, node);
+        node.webhooks.render(&mut out);
         out.head(
             "fanfare_mailbox_publications",
             "gauge",

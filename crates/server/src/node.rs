@@ -21,6 +21,7 @@ use fanfare_core::session::{SpeakRates, StreamSettings, WebSocketSettings};
 use fanfare_core::stream::Resume;
 use fanfare_core::user::UserId;
 use fanfare_core::wire::http1::HeadLimits;
+use fanfare_core::wire::pusher::COUNT_INTERVAL;
 use fanfare_core::wire::websocket::DecodeLimits;
 use fanfare_core::wire::websocket::deflate::{self, DeflateSettings, InflateLimits};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,7 +31,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::apps::{Apps, COUNT_INTERVAL, check_folder, folders};
+use crate::apps::{Apps, check_folder, folders};
 use crate::begin::Begin;
 use crate::clock::Clock;
 use crate::config::{Config, ReplayRule};
@@ -50,6 +51,7 @@ use crate::shard::mailbox::Mailbox;
 use crate::shard::{Key, Listener, Shard, What, settle};
 use crate::tls::Acceptor;
 use crate::tokens::Tokens;
+use crate::webhooks::{self, Webhooks};
 
 /// Descriptors kept back for the engine, files, and telling those who find no room so.
 const DESCRIPTORS_KEPT: usize = 64;
@@ -107,6 +109,7 @@ pub struct Node {
     /// Limits per address, user and key.
     pub(crate) gate: Arc<Gate>,
     pub(crate) hooks: Hooks,
+    pub(crate) webhooks: Webhooks,
     /// Where requests of our own run, if the configuration asks for any.
     pub(crate) outgoing: Option<Handle>,
     pub(crate) websocket_settings: Arc<WebSocketSettings>,
@@ -209,7 +212,7 @@ impl Node {
         let tokens = Tokens::new(&config)?;
         let apps = Apps::new(&config).map_err(anyhow::Error::msg)?;
         let secret = random().context("the operating system gives no random numbers")?;
-        Ok(Arc::new(Self {
+        let node = Arc::new(Self {
             publisher: Publisher::new(
                 Arc::clone(&engine),
                 Arc::clone(&metrics),
@@ -229,7 +232,9 @@ impl Node {
             tls,
             gate,
             hooks: Hooks::new(&config.hooks)?,
-            outgoing: (config.hooks.is_any() || tokens.source.is_some())
+            webhooks: Webhooks::new(),
+            // Apps may have webhooks later.
+            outgoing: (config.hooks.is_any() || tokens.source.is_some() || !config.apps.is_empty())
                 .then(outgoing::start)
                 .transpose()?,
             tokens,
@@ -248,7 +253,9 @@ impl Node {
             ready: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             config,
-        }))
+        });
+        node.apps.begin_webhooks(&node).map_err(anyhow::Error::msg)?;
+        Ok(node)
     }
 
     /// Open connections, of sessions, unfinished heads and the HTTP server.
@@ -429,6 +436,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>, source: reload::Sourc
     };
     crate::jwks::start(&node)?;
     hooks::presence::start(&node);
+    webhooks::start(&node);
     let (drain, draining) = watch::channel(Stage::Serving);
     let mut threads = Vec::new();
     let mut admin_socket = admin;
@@ -492,7 +500,7 @@ pub(crate) fn serve(config: Config, tls: Option<Acceptor>, source: reload::Sourc
         std::process::exit(130);
     });
     let joined = runtime.block_on(async { join_all(threads).await });
-    runtime.block_on(hooks::presence::finish(&node));
+    runtime.block_on(async { tokio::join!(hooks::presence::finish(&node), webhooks::finish(&node)) });
     probing.abort();
     expiring.abort();
     reloading.abort();

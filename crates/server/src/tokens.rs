@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::clock::unix_now;
 use crate::config::Config;
-use crate::outgoing::{PlainTo, Target};
+use crate::outgoing::{Reach, Target};
 
 /// Section `[tokens]`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -91,7 +91,7 @@ impl TokenSettings {
         let source = self
             .jwks_url
             .as_deref()
-            .map(|text| Target::parse(text, PlainTo::Loopback))
+            .map(|text| Target::parse(text, Reach::PlainLoopback))
             .transpose();
         source.map_err(|error| format!("tokens.jwks_url: {error}"))
     }

@@ -45,8 +45,12 @@ use crate::sync::{AtomicUsize, Ordering};
 
 #[path = "before.rs"]
 mod before;
+#[path = "listening.rs"]
+mod listening;
 #[path = "restore.rs"]
 pub mod restore;
+
+pub use listening::Happening;
 
 /// Time for which a channel without listeners and entries is remembered.
 pub const LINGER: Duration = Duration::from_mins(2);
@@ -57,9 +61,6 @@ pub const EXPIRED_PER_STEP: usize = 256;
 
 /// Entries that are looked at, under each rule, to find a channel that can be forgotten.
 const LOOKED_AT_MAX: usize = 64;
-
-/// Places of the table that are looked at in one go, whether somebody listens there.
-const LOOKED_THROUGH_MAX: usize = 4_096;
 
 /// What all apps of a node share: counters, and what bounds them.
 #[derive(Debug)]
@@ -165,6 +166,8 @@ pub struct AppStreams {
     /// Channels that had neither listeners nor entries at the time noted, oldest first; at most one
     /// note per channel.
     quiet: VecDeque<(Moment, usize)>,
+    /// What was not fetched yet by whoever watches; `None`: nobody does.
+    happenings: Option<Vec<Happening>>,
 }
 
 /// The channels that are remembered, by their places.
@@ -264,6 +267,7 @@ impl AppStreams {
             by_rule: rules.limits().map(aging).collect(),
             rules,
             quiet: VecDeque::new(),
+            happenings: None,
         }
     }
 
@@ -297,32 +301,6 @@ impl AppStreams {
                 .for_each(|channel| add(&channel.listeners)),
         }
         reach
-    }
-
-    /// Listeners of a channel.
-    pub fn listeners(&self, name: &ChannelName) -> usize {
-        self.channel(name).map_or(0, Channel::count)
-    }
-
-    /// Adds channels that somebody listens to and whose names begin so, looking at some of the table from
-    /// this place on. Returns where to go on, if that was not all.
-    pub fn occupied(
-        &self,
-        from: usize,
-        prefix: &str,
-        found: &mut Vec<(ChannelName, usize)>,
-    ) -> Option<usize> {
-        let end = from.saturating_add(LOOKED_THROUGH_MAX);
-        for index in from..end.min(self.table.named.capacity()) {
-            if let Some(channel) = self.table.named.get(index)
-                && let Some(name) = channel.name.as_ref()
-                && name.as_str().starts_with(prefix)
-                && channel.has_listeners()
-            {
-                found.push((name.clone(), channel.count()));
-            }
-        }
-        (end < self.table.named.capacity()).then_some(end)
     }
 
     /// The last place of a channel, as far as it is known.
@@ -374,6 +352,7 @@ impl AppStreams {
             self.keep(index, publication.entry(), now);
         }
         self.expire(now);
+        self.tell_published(publication.entry());
         Some(publication)
     }
 
@@ -633,74 +612,6 @@ impl AppStreams {
         if let Some(index) = self.names.get(name).copied() {
             self.empty(index);
             self.note_if_quiet(index, now);
-        }
-    }
-
-    /// One more listener of each of `names` on `shard`, all at one point of the order, and what it
-    /// is given of the past. `reader` does not get what is not for it. On refusal nothing
-    /// has changed.
-    pub fn subscribe(
-        &mut self,
-        shard: usize,
-        names: &[ChannelName],
-        resume: Resume,
-        reader: Reader<'_>,
-        now: Moment,
-    ) -> Result<Replay, Refusal> {
-        for (done, name) in names.iter().enumerate() {
-            let index = match self.names.get(name) {
-                Some(index) => *index,
-                None => match self.enter(name, self.rules.rule_of(name)) {
-                    Ok(index) => index,
-                    Err(refusal) => {
-                        let entered = names.get(..done).unwrap_or_default();
-                        entered.iter().for_each(|name| self.unsubscribe(shard, name, now));
-                        return Err(refusal);
-                    }
-                },
-            };
-            if let Some(channel) = self.table.named.get_mut(index) {
-                if !channel.has_listeners() {
-                    self.shared.listened.fetch_add(1, Ordering::Relaxed);
-                }
-                channel.quiet_since = Moment::NEVER;
-                if let Some(count) = channel.listeners.get_mut(shard) {
-                    *count += 1;
-                }
-            }
-        }
-        Ok(self.read(names, resume, reader, now))
-    }
-
-    /// One listener fewer.
-    pub fn unsubscribe(&mut self, shard: usize, name: &ChannelName, now: Moment) {
-        let Some(index) = self.names.get(name).copied() else {
-            return;
-        };
-        let Some(channel) = self.table.named.get_mut(index) else {
-            return;
-        };
-        let had = channel.has_listeners();
-        if let Some(count) = channel.listeners.get_mut(shard) {
-            *count = count.saturating_sub(1);
-        }
-        if had && !channel.has_listeners() {
-            self.shared.listened.fetch_sub(1, Ordering::Relaxed);
-            self.note_if_quiet(index, now);
-        }
-    }
-
-    /// One more session on `shard`, whatever it listens to: it hears announcements.
-    pub fn join(&mut self, shard: usize) {
-        if let Some(count) = self.table.everyone.listeners.get_mut(shard) {
-            *count += 1;
-        }
-    }
-
-    /// One session fewer.
-    pub fn leave(&mut self, shard: usize) {
-        if let Some(count) = self.table.everyone.listeners.get_mut(shard) {
-            *count = count.saturating_sub(1);
         }
     }
 

@@ -451,3 +451,70 @@ fn channels_that_somebody_listens_to_are_found_by_the_beginning_of_their_names()
     assert_eq!(found(""), "other 1, presence-a 2, presence-b 1");
     assert_eq!(found("nothing"), "");
 }
+
+/// `+a`: one listener more of channel a, `+a,b` of both at once; `?`: the same who wants the newest; `-`: one fewer;
+/// `!`: something is published there, `.`: for who is here only, `"`: said by a client.
+#[track_caller]
+fn check_happenings(channels_max: usize, steps: &str, expected: &str) {
+    let mut streams = streams(channels_max, 99);
+    streams.watch(true);
+    let mut seen = Vec::new();
+    for step in steps.split_whitespace() {
+        let (op, channel) = step.split_at(1);
+        let list = names(&channel.split(',').collect::<Vec<_>>());
+        let mut listen = |resume| drop(streams.subscribe(0, &list, resume, Reader::default(), at(1)));
+        match op {
+            "+" => listen(Resume::Now),
+            "?" => listen(Resume::Last(1)),
+            "-" => streams.unsubscribe(0, &list[0], at(1)),
+            _ => {
+                let mut draft = draft(&[channel]);
+                draft.is_client_event = op == "\"";
+                draft.ttl = (op != "!").then_some(Duration::ZERO);
+                streams.append(draft, at(1));
+            }
+        }
+        seen.extend(streams.take_happenings().iter().map(|happening| match happening {
+            Happening::Listeners {
+                channel,
+                before,
+                after,
+            } => format!("{channel}:{before}>{after}"),
+            Happening::NothingCached(channel) => format!("{channel}?"),
+            Happening::Published(entry) => format!("{}!", entry.draft.audience.channels()[0]),
+        }));
+    }
+    assert_eq!(seen.join(" "), expected, "{steps}");
+}
+
+#[test]
+fn who_watches_is_told_what_happens() {
+    check_happenings(9, "+a +a -a -a -a", "a:0>1 a:1>2 a:2>1 a:1>0");
+    check_happenings(9, "+a,b -b", "a:0>1 b:0>1 b:1>0");
+    check_happenings(9, "-a", "");
+    // A subscription that is refused has not happened.
+    check_happenings(1, "+a,b +a", "a:0>1");
+    check_happenings(
+        9,
+        "?cache-a !cache-a ?cache-a",
+        "cache-a:0>1 cache-a? cache-a! cache-a:1>2",
+    );
+    check_happenings(
+        9,
+        "?cache-a .cache-a ?cache-a",
+        "cache-a:0>1 cache-a? cache-a:1>2 cache-a?",
+    );
+    check_happenings(
+        9,
+        "+cache-a ?a ?cache-a,b",
+        "cache-a:0>1 a:0>1 cache-a:1>2 b:0>1 cache-a?",
+    );
+    check_happenings(9, "!a .a \"a", "a!");
+}
+
+#[test]
+fn who_does_not_watch_costs_nothing() {
+    let mut streams = streams(9, 99);
+    let listening = streams.subscribe(0, &names(&["a"]), Resume::Now, Reader::default(), at(1));
+    assert!(listening.is_ok() && streams.take_happenings().is_empty() && streams.happenings.is_none());
+}

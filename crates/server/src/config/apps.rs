@@ -8,6 +8,8 @@ use fanfare_core::limits::seconds;
 use fanfare_core::rate::Rate;
 use serde::{Deserialize, Serialize};
 
+use super::webhooks::WebhookSettings;
+
 /// Most apps of one node.
 const APPS_MAX: usize = 10_000;
 
@@ -90,6 +92,9 @@ pub struct AppSettings {
     /// Events that the back end may publish. Default off.
     #[serde(default = "no_rate")]
     pub events: Rate,
+    /// URLs that are told what happens to its channels, at most 10. Default none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<WebhookSettings>,
 }
 
 /// Where defaults come from.
@@ -131,6 +136,25 @@ pub struct PusherSection {
     pub replay_age: Duration,
     /// Sessions of each app that are remembered for that, open ones included. Default 100,000.
     pub replay_sessions_max: usize,
+    /// Time for which nobody is told that the last listener of a channel, or a member, has gone: she may
+    /// come back. Default 3s.
+    #[serde(with = "seconds")]
+    pub webhook_delay: Duration,
+    /// Events of one request. Default 20.
+    pub webhook_batch_max: usize,
+    /// Events of one app that wait to be sent; at the limit the oldest go. Default 10,000.
+    pub webhook_queue_max: usize,
+    /// What these may take, in bytes. Default 16,777,216.
+    pub webhook_queue_bytes_max: usize,
+    /// Age at which an event is not sent again to a URL that does not take it. Default 300s.
+    #[serde(with = "seconds")]
+    pub webhook_retry_for: Duration,
+    /// Time until a request that has failed is made again; it doubles up to 30s. Default 1s.
+    #[serde(with = "seconds")]
+    pub webhook_retry_pause: Duration,
+    /// Whether webhooks may go to this machine and to private networks, and there without TLS. Default
+    /// false.
+    pub webhook_private_networks: bool,
 }
 
 /// Who of the Pusher door is given what she missed when she comes back.
@@ -153,6 +177,13 @@ impl Default for PusherSection {
             cache_age: Duration::from_mins(30),
             replay_age: Duration::from_mins(2),
             replay_sessions_max: 100_000,
+            webhook_delay: Duration::from_secs(3),
+            webhook_batch_max: 20,
+            webhook_queue_max: 10_000,
+            webhook_queue_bytes_max: 16 << 20,
+            webhook_retry_for: Duration::from_mins(5),
+            webhook_retry_pause: Duration::from_secs(1),
+            webhook_private_networks: false,
         }
     }
 }
@@ -215,6 +246,7 @@ impl AppSettings {
             subscriptions_max: subscriptions_max(),
             client_events_per_connection: None,
             events: Rate::OFF,
+            webhooks: Vec::new(),
         }
     }
 

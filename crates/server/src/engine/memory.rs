@@ -25,7 +25,7 @@ use fanfare_core::sync::{AtomicU64, Mutex, Ordering};
 use smallvec::SmallVec;
 
 use super::journal::{Fresh, Journal, JournalCounts};
-use super::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts};
+use super::{Drafts, Engine, Listening, Mailboxes, Once, Receipt, Receipts, Witness};
 
 /// See the module's head.
 pub struct MemoryEngine {
@@ -53,7 +53,11 @@ impl App {
         Self {
             id,
             epoch: position.epoch,
-            ordered: Mutex::new(Ordered { streams, answers }),
+            ordered: Mutex::new(Ordered {
+                streams,
+                answers,
+                witness: None,
+            }),
             settled: AtomicU64::new(position.offset.map_or(0, Offset::get)),
             journal,
         }
@@ -64,9 +68,21 @@ impl App {
 struct Ordered {
     streams: AppStreams,
     answers: Answers<Receipts>,
+    /// Is told what happens, if anybody wants to know.
+    witness: Option<Arc<dyn Witness>>,
 }
 
 impl Ordered {
+    /// Tells of what has just happened.
+    fn tell(&mut self, now: Moment) {
+        if let Some(witness) = &self.witness {
+            let happenings = self.streams.take_happenings();
+            if !happenings.is_empty() {
+                witness.happened(happenings, now);
+            }
+        }
+    }
+
     fn expire(&mut self, now: Moment) -> bool {
         self.answers.expire(now);
         self.streams.expire(now)
@@ -98,6 +114,15 @@ impl MemoryEngine {
             apps: RwLock::new(apps.into_iter().map(Arc::new).collect()),
             mailboxes,
             shared,
+        }
+    }
+
+    /// From now on a witness is told what happens to the channels of an app; or nobody is.
+    pub fn watch(&self, app: AppId, witness: Option<Arc<dyn Witness>>) {
+        if let Ok(app) = self.app(app) {
+            let mut ordered = app.ordered.lock();
+            ordered.streams.watch(witness.is_some());
+            ordered.witness = witness;
         }
     }
 
@@ -186,7 +211,7 @@ impl Engine for MemoryEngine {
     ) -> Result<Receipts, Refusal> {
         let app = self.app(app)?;
         let mut ordered = app.ordered.lock();
-        let Ordered { streams, answers } = &mut *ordered;
+        let Ordered { streams, answers, .. } = &mut *ordered;
         if let Some(mut answer) = once.and_then(|once| answers.get(once, now)) {
             answer.iter_mut().for_each(|receipt| receipt.is_repeat = true);
             return Ok(answer);
@@ -246,6 +271,7 @@ impl Engine for MemoryEngine {
         }
         let last = streams.position().offset.map_or(0, Offset::get);
         app.settled.store(last, Ordering::Release);
+        ordered.tell(now);
         Ok(receipts)
     }
 
@@ -263,22 +289,26 @@ impl Engine for MemoryEngine {
         if is_new {
             ordered.streams.join(shard);
         }
+        ordered.tell(now);
         Ok(replay)
     }
 
     fn unsubscribe(&self, app: AppId, shard: usize, channel: &ChannelName, now: Moment) {
         if let Ok(app) = self.app(app) {
-            app.ordered.lock().streams.unsubscribe(shard, channel, now);
+            let mut ordered = app.ordered.lock();
+            ordered.streams.unsubscribe(shard, channel, now);
+            ordered.tell(now);
         }
     }
 
     fn leave(&self, app: AppId, shard: usize, channels: &[ChannelName], now: Moment) {
         let Ok(app) = self.app(app) else { return };
-        let streams = &mut app.ordered.lock().streams;
+        let mut ordered = app.ordered.lock();
         for channel in channels {
-            streams.unsubscribe(shard, channel, now);
+            ordered.streams.unsubscribe(shard, channel, now);
         }
-        streams.leave(shard);
+        ordered.streams.leave(shard);
+        ordered.tell(now);
     }
 
     fn read(

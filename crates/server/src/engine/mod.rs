@@ -12,6 +12,7 @@
 //!   falls between the two, and nothing comes twice.
 //! * What [`Engine::settled`] says is in the mailboxes: whoever reads it first, then empties its
 //!   mailbox, has had everything up to there.
+//! * A [`Witness`] is told of listeners that come and go, and of some publications, in that order.
 //! * Time is an argument; it is the engine's own ([`crate::clock`]) and must not
 //!   run backwards.
 //!
@@ -27,7 +28,7 @@ use fanfare_core::disconnect::Refusal;
 use fanfare_core::moment::Moment;
 use fanfare_core::position::Position;
 use fanfare_core::publication::{Draft, Reader};
-use fanfare_core::stream::app::Counts;
+use fanfare_core::stream::app::{Counts, Happening};
 use fanfare_core::stream::{Replay, Resume};
 use smallvec::SmallVec;
 
@@ -43,6 +44,13 @@ pub use memory::{App, MemoryEngine};
 
 /// One draft in the usual case, several in a batch.
 pub type Drafts = SmallVec<[Draft; 1]>;
+
+/// Is told what happens to the channels of an app, in the order in which it happens: under the app's
+/// lock, so it must be quick, and must not ask the engine for anything.
+pub trait Witness: Send + Sync {
+    /// This has just happened.
+    fn happened(&self, happenings: Vec<Happening>, now: Moment);
+}
 
 /// What a publisher is told.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

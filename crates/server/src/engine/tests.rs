@@ -238,6 +238,48 @@ fn who_comes_back_gets_what_was_missed_and_then_what_comes() {
     check_resume(&["a"], "nonsense", &[], true);
 }
 
+/// Writes down what a witness is told.
+#[derive(Default)]
+struct Diary(parking_lot::Mutex<Vec<String>>);
+
+impl Witness for Diary {
+    fn happened(&self, happenings: Vec<Happening>, _: Moment) {
+        let lines = happenings.iter().map(|happening| match happening {
+            Happening::Listeners {
+                channel,
+                before,
+                after,
+            } => format!("{channel}:{before}>{after}"),
+            Happening::NothingCached(channel) => format!("{channel}?"),
+            Happening::Published(entry) => format!("{}!", entry.draft.audience.channels()[0]),
+        });
+        self.0.lock().extend(lines);
+    }
+}
+
+#[test]
+fn a_witness_is_told_what_happens_in_its_order() {
+    each(100, |engine, _| {
+        let diary = Arc::new(Diary::default());
+        subscribe(engine, 0, "before", Resume::Now).unwrap();
+        engine.watch(APP, Some(Arc::clone(&diary) as _));
+        listen(engine, 0, &["a", "cache-b"].map(name), Resume::Last(1), true).unwrap();
+        subscribe(engine, 1, "a", Resume::Now).unwrap();
+        // What is refused has not happened.
+        listen(engine, 0, &["a", "one too many"].map(name), Resume::Now, true).unwrap_err();
+        publish(engine, &["a"]).unwrap();
+        publish(engine, &["cache-b"]).unwrap();
+        engine.unsubscribe(APP, 1, &name("a"), now());
+        engine.leave(APP, 0, &["a", "cache-b"].map(name), now());
+        engine.watch(APP, None);
+        engine.unsubscribe(APP, 0, &name("before"), now());
+        assert_eq!(
+            diary.0.lock().join(" "),
+            "a:0>1 cache-b:0>1 cache-b? a:1>2 cache-b! a:2>1 a:1>0 cache-b:1>0"
+        );
+    });
+}
+
 #[test]
 fn what_is_settled_is_in_the_mailboxes() {
     each(10_000, |engine, mailboxes| {

@@ -41,7 +41,7 @@ use crate::config::Config;
 use crate::log_gate::Kind;
 use crate::metrics::{Counter, Exposition, Labelled};
 use crate::node::Node;
-use crate::outgoing::{CallError, Caller, PlainTo, Target};
+use crate::outgoing::{CallError, Caller, Reach, Target};
 
 pub(crate) mod connect;
 pub(crate) mod message;
@@ -116,7 +116,8 @@ impl HookSettings {
     pub(crate) fn check(&self) -> Result<(), String> {
         for (name, address) in self.named() {
             if let Some(address) = address {
-                Target::parse(address, PlainTo::Private).map_err(|error| format!("hooks.{name}: {error}"))?;
+                Target::parse(address, Reach::PlainPrivate)
+                    .map_err(|error| format!("hooks.{name}: {error}"))?;
             }
         }
         if self.timeout < Duration::from_millis(100) || self.timeout > Duration::from_secs(30) {
@@ -158,7 +159,7 @@ impl Hooks {
     pub(crate) fn new(settings: &HookSettings) -> Result<Self> {
         let caller = |name: &'static str, address: &Option<String>| -> Result<Option<Caller>> {
             let Some(address) = address else { return Ok(None) };
-            let target = Target::parse(address, PlainTo::Private).map_err(anyhow::Error::msg)?;
+            let target = Target::parse(address, Reach::PlainPrivate).map_err(anyhow::Error::msg)?;
             Caller::new(&target)
                 .with_context(|| format!("hooks.{name}"))
                 .map(Some)

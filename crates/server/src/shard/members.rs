@@ -7,6 +7,9 @@
 //! What is announced goes the way of all publications, so it has its place in the channel's order; it is
 //! only for who is here and is not kept. What cannot be published now is owed ([`Owed`]); as long as
 //! something is, nobody new is let in, since what is announced of her would pass it.
+//!
+//! The back end is told under the same lock ([`crate::webhooks`]): of who is there, not of whoever was
+//! announced and could not subscribe.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -58,11 +61,26 @@ impl Owed {
 /// she has gone, if she has: later, where that cannot be published at once.
 pub(super) fn leave(node: &Node, world: &World, channel: &ChannelName, user: &UserId) {
     let mut people = world.people.lock();
-    if people.leave(channel, user) && channel.kind() == Kind::Presence {
+    if leave_locked(node, world, &mut people, channel, user) {
+        world.desk.member(channel, user, false, node.clock.now());
+    }
+}
+
+/// The same. Says whether a member of a presence channel has gone.
+fn leave_locked(
+    node: &Node,
+    world: &World,
+    people: &mut People<Place>,
+    channel: &ChannelName,
+    user: &UserId,
+) -> bool {
+    let has_gone = people.leave(channel, user) && channel.kind() == Kind::Presence;
+    if has_gone {
         let draft = announcement(world.id, channel, pusher::MEMBER_REMOVED, presence::removed(user));
         world.owed.lock().add(channel, user, draft);
         settle(node, world);
     }
+    has_gone
 }
 
 /// A user's connection listens to a channel, in a way that has no roster.
@@ -77,6 +95,7 @@ pub(super) fn join(node: &Node, world: &World, channel: &ChannelName, user: &Use
         );
         world.owed.lock().add(channel, user, draft);
         settle(node, world);
+        world.desk.member(channel, user, true, node.clock.now());
     }
 }
 
@@ -111,15 +130,20 @@ pub(super) fn enter(
     let world = &app.world;
     let mut people = world.people.lock();
     let (user, info) = (&profile.user, profile.info.as_deref());
-    if !people.is_member(channel, user) {
+    let is_new = !people.is_member(channel, user);
+    if is_new {
         announce(node, world, &people, channel, user, info)?;
     }
     people.enter(channel, user, info);
     match node.engine.subscribe(app.id, listening, node.clock.now()) {
-        Ok(replay) => Ok((replay, presence::roster(people.roster(channel)))),
+        Ok(replay) => {
+            if is_new {
+                world.desk.member(channel, user, true, node.clock.now());
+            }
+            Ok((replay, presence::roster(people.roster(channel))))
+        }
         Err(refusal) => {
-            drop(people);
-            leave(node, world, channel, user);
+            leave_locked(node, world, &mut people, channel, user);
             Err(refusal)
         }
     }

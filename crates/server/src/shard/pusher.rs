@@ -542,6 +542,7 @@ impl State {
         draft.excluded = Some(id);
         // What somebody is typing is nothing for who comes back.
         draft.ttl = Some(std::time::Duration::ZERO);
+        draft.is_client_event = true;
         if node.hooks.message.is_some() {
             self.ask_about(shard, key, draft);
             return Ok(());

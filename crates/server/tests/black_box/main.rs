@@ -30,6 +30,7 @@ mod publishing;
 mod pusher_presence;
 mod pusher_reload;
 mod pusher_replay;
+mod pusher_webhooks;
 mod resume;
 mod tls;
 mod tokens;

@@ -1,8 +1,9 @@
 //! The Pusher protocol, version 7: what the server says over a WebSocket.
 //!
 //! [`frame`] reads what a client says, [`rest`] what a back end asks for, [`sign`] knows what either
-//! signs. This file makes frames: one JSON object each, in which `data` is a JSON text inside a string
-//! wherever the protocol has it so (`pusher.md` section 3), for typed readers insist on it.
+//! signs; [`webhook`] is what a back end is told. This file makes frames: one JSON object each, in which
+//! `data` is a JSON text inside a string wherever the protocol has it so (`pusher.md` section 3), for typed
+//! readers insist on it.
 //!
 //! # What a publication looks like
 //!
@@ -17,6 +18,7 @@
 //! This module knows no session, and does not decide who may hear what.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -33,6 +35,7 @@ pub mod path;
 pub mod presence;
 pub mod rest;
 pub mod sign;
+pub mod webhook;
 
 /// The event of a publication that has none.
 pub const EVENT_DEFAULT: &str = "message";
@@ -50,6 +53,12 @@ pub const MEMBER_ADDED: &str = "pusher_internal:member_added";
 pub const MEMBER_REMOVED: &str = "pusher_internal:member_removed";
 /// How many listen to a channel.
 pub const SUBSCRIPTION_COUNT: &str = "pusher_internal:subscription_count";
+
+/// Listeners of a channel up to which they are told at once that they are another number; beyond, every
+/// [`COUNT_INTERVAL`] (section 8).
+pub const COUNT_AT_ONCE_MAX: usize = 100;
+/// See [`COUNT_AT_ONCE_MAX`].
+pub const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Whether an event is the protocol's own.
 pub fn is_reserved(event: &str) -> bool {

@@ -19,6 +19,8 @@ pub struct BackEnd {
 pub struct Question {
     /// Method and path.
     pub line: String,
+    /// The lines before the body, as they came.
+    pub head: String,
     /// Names in lower case.
     pub fields: HashMap<String, String>,
     pub text: String,
@@ -27,7 +29,11 @@ pub struct Question {
 
 impl BackEnd {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// The same, where the test chooses.
+    pub fn on(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap().to_string();
         let (asked, questions) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -129,6 +135,7 @@ async fn serve(mut socket: TcpStream, asked: mpsc::UnboundedSender<Question>) {
         let (reply, answer) = oneshot::channel();
         let question = Question {
             line,
+            head: head.clone(),
             fields,
             text,
             reply,
