@@ -4,10 +4,15 @@
 //! much, and is nearly the same each time. Callgrind counts them, case by case, and they are
 //! compared with `crates/core/instructions.toml`. `--record` writes that file anew.
 //!
+//! The crates whose work is counted are compiled as for a release, but for one thing: nothing is
+//! optimised across crates. So all others are those of the tests' build, and cryptography is not
+//! compiled a second time for twenty counts.
+//!
 //! Cases whose names begin with `same_` and the same next word compare something with a secret.
 //! They must take the same number, or the time would tell how close a guess came.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -24,23 +29,21 @@ const TOLERANCE_OTHER_TOOLS: f64 = 0.25;
 /// Cases that must not differ may differ by one in so many.
 const SAME_WITHIN: u64 = 1_000;
 
+/// The crates whose work is counted.
+const COUNTED: [&str; 5] = ["fanfare-core", "bytes", "httparse", "simdutf8", "smallvec"];
+
+/// How they are compiled: as the profile `release` says, and each as one unit, or a change of one
+/// function would move others between units.
+const AS_RELEASED: [&str; 4] = [
+    "opt-level=3",
+    "codegen-units=1",
+    "overflow-checks=true",
+    "debug-assertions=false",
+];
+
 /// Counts all cases; returns how many are fine, and a line for each that is not.
 pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
-    let build = [
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "-p",
-        "fanfare-core",
-        "--example",
-        "instructions",
-    ];
-    if !Command::new("cargo").args(build).status()?.success() {
-        bail!("cannot build the cases");
-    }
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
-    let program = format!("{target}/release/examples/instructions");
+    let program = build()?;
     let names = output(Command::new(&program))?;
     let mut counts = BTreeMap::new();
     for name in names.lines() {
@@ -84,6 +87,29 @@ pub(crate) fn run(record: bool) -> Result<(u64, Vec<String>)> {
     }
     found.extend(differences(&counts));
     Ok((fine, found))
+}
+
+/// Builds the cases, and says where they are.
+fn build() -> Result<PathBuf> {
+    let mut cargo = Command::new("cargo");
+    cargo.args([
+        "build",
+        "--workspace",
+        "--locked",
+        "--quiet",
+        "--example",
+        "instructions",
+    ]);
+    for name in COUNTED {
+        for setting in AS_RELEASED {
+            cargo.args(["--config", &format!("profile.dev.package.{name}.{setting}")]);
+        }
+    }
+    // What was compiled before must not decide what is counted.
+    if !cargo.env("CARGO_INCREMENTAL", "0").status()?.success() {
+        bail!("cannot build the cases");
+    }
+    Ok(crate::test::target().join("debug/examples/instructions"))
 }
 
 /// A line for each group of cases that must take the same number of instructions and do not.
@@ -134,15 +160,15 @@ fn tools() -> Result<String> {
     Ok(format!("{}, {}, {processor}", rustc.trim(), library.trim()))
 }
 
-fn count(program: &str, name: &str) -> Result<u64> {
+fn count(program: &Path, name: &str) -> Result<u64> {
     let run = Command::new("valgrind")
         .args([
             "--tool=callgrind",
             "--callgrind-out-file=/dev/null",
             "--toggle-collect=instructions::measured*",
-            program,
-            name,
         ])
+        .arg(program)
+        .arg(name)
         .output()
         .context("cannot start valgrind")?;
     let said = String::from_utf8_lossy(&run.stderr).into_owned();
