@@ -5,6 +5,7 @@ Whatever is waited for has PATIENCE to come. That is no timing of the server: it
 
 import hashlib
 import hmac
+import http.server
 import json
 import os
 import queue
@@ -29,15 +30,17 @@ PROGRAM = os.environ.get("FANFARE_BIN") or str(ROOT / "target/debug/fanfare")
 
 
 def sign(text, app=APP):
-    """The signature of a text, as sockets have it."""
+    """The signature of a text, as sockets and webhooks have it."""
     return hmac.new(app["secret"].encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 class Server:
     """The server with one app, on a free port."""
 
-    def __init__(self):
+    def __init__(self, webhooks=()):
         lines = ["[[apps]]", *(f"{key} = {json.dumps(value)}" for key, value in APP.items())]
+        if webhooks:
+            lines.append("webhooks = [%s]" % ", ".join("{ url = %s, events = %s }" % (json.dumps(url), json.dumps(events)) for url, events in webhooks))
         # The server looks at its file as long as it runs.
         self._folder = tempfile.TemporaryDirectory()
         config = Path(self._folder.name) / "fanfare.toml"
@@ -131,3 +134,33 @@ class Subscriber:
         except (AttributeError, OSError):
             pass  # it has ended already
         connection.join(PATIENCE)
+
+
+class Webhooks:
+    """Where the server sends what has happened."""
+
+    def __init__(self):
+        self.heard = heard = queue.Queue()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                heard.put((self.headers, body.decode()))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = "http://127.0.0.1:%d/hook" % self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    def next(self):
+        return self.heard.get(timeout=PATIENCE)
+
+    def stop(self):
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -7,11 +7,12 @@ import base64
 import json
 import logging
 import sys
+import time
 import unittest
 
 import nacl.secret
 import pusher.errors
-from harness import APP, MASTER_KEY, Server, Subscriber, sign
+from harness import APP, MASTER_KEY, Server, Subscriber, Webhooks, sign
 
 # pysher logs what it does with an error that a test wants to see.
 logging.disable(logging.CRITICAL)
@@ -184,6 +185,24 @@ class PusherTest(unittest.TestCase):
         for error, text, call in cases:
             with self.assertRaisesRegex(error, text):
                 call()
+
+
+class WebhookTest(unittest.TestCase):
+    def test_webhook(self):
+        webhooks = Webhooks()
+        self.addCleanup(webhooks.stop)
+        server = Server([(webhooks.url, ["channel_occupied", "channel_vacated"])])
+        self.addCleanup(server.stop)
+        publisher = server.publisher()
+        subscriber = Subscriber(server)
+        self.addCleanup(subscriber.close)
+        subscriber.connected().subscribe("hooked")
+        headers, body = webhooks.next()
+        self.assertEqual(headers["Content-Type"], "application/json")
+        data = publisher.validate_webhook(headers["X-Pusher-Key"], headers["X-Pusher-Signature"], body)
+        self.assertEqual(data["events"], [{"name": "channel_occupied", "channel": "hooked"}], body)
+        self.assertLess(abs(data["time_ms"] / 1000 - time.time()), 300)
+        self.assertIsNone(publisher.validate_webhook(APP["key"], sign("else"), body))
 
 
 if __name__ == "__main__":
