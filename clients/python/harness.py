@@ -40,7 +40,8 @@ class Server:
     def __init__(self, webhooks=()):
         lines = ["[[apps]]", *(f"{key} = {json.dumps(value)}" for key, value in APP.items())]
         if webhooks:
-            lines.append("webhooks = [%s]" % ", ".join("{ url = %s, events = %s }" % (json.dumps(url), json.dumps(events)) for url, events in webhooks))
+            hooks = ("{ url = %s, events = %s }" % (json.dumps(url), json.dumps(events)) for url, events in webhooks)
+            lines += ["webhooks = [%s]" % ", ".join(hooks), "[pusher]", "webhook_private_networks = true"]
         # The server looks at its file as long as it runs.
         self._folder = tempfile.TemporaryDirectory()
         config = Path(self._folder.name) / "fanfare.toml"
