@@ -492,7 +492,8 @@ impl Hub {
             if !for_all && member.began_after(publication.offset, None) {
                 continue;
             }
-            if member.app == publication.draft.app && publication.is_for(member.reader()) {
+            let is_heard = member.form.is_pusher() || !publication.draft.is_pusher_only;
+            if is_heard && member.app == publication.draft.app && publication.is_for(member.reader()) {
                 count += 1;
                 let frame = publication.encoded(place, member.form);
                 queue(to_u32(slot), Parcel::must(&frame, member.form));

@@ -7,6 +7,7 @@ use super::{Published, World, number};
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Report {
     pub(crate) published: usize,
+    pub(crate) passing: usize,
     pub(crate) heard: usize,
     pub(crate) replayed: usize,
     pub(crate) resumed: usize,
@@ -29,9 +30,10 @@ impl Report {
         self.all().iter().all(|count| **count > 0)
     }
 
-    fn all(&mut self) -> [&mut usize; 10] {
+    fn all(&mut self) -> [&mut usize; 11] {
         [
             &mut self.published,
+            &mut self.passing,
             &mut self.heard,
             &mut self.replayed,
             &mut self.resumed,
@@ -94,16 +96,20 @@ impl World {
                     .channels
                     .iter()
                     .any(|channel| listener.channels.contains(channel));
-            is_for && published.excluded != Some(listener.session)
+            is_for && !published.is_pusher_only && published.excluded != Some(listener.session)
         };
         // Where it stands: everything that concerns it up to here it has had, or was told of.
         let mut at: Option<u64> = None;
-        let missed = |from: u64, to: u64, say: &mut dyn FnMut(String)| {
+        // Where its connection began: what is passing and came before is not for it, and what a line loses is
+        // kept nowhere.
+        let mut here_since = 0;
+        let missed = |from: u64, to: u64, here_since: u64, say: &mut dyn FnMut(String)| {
             if to <= from {
                 return;
             }
             for (offset, published) in self.published.range(from + 1..to) {
-                if concerns(published) {
+                let may_pass = published.is_passing && (self.is_lossy || *offset <= here_since);
+                if concerns(published) && !may_pass {
                     say(format!("never saw {offset} {published:?}, but {to}"));
                 }
             }
@@ -113,6 +119,7 @@ impl World {
             has_seen |= !matches!(shown, Shown::Connected(_));
             match shown {
                 Shown::Connected(position) => {
+                    here_since = number(*position);
                     // As long as it has seen nothing, it begins where the server says.
                     if !has_seen {
                         at = Some(number(*position));
@@ -144,7 +151,7 @@ impl World {
                     if offset <= seen {
                         say(format!("saw {offset} when it stood at {seen}"));
                     }
-                    missed(seen, offset, say);
+                    missed(seen, offset, here_since, say);
                     at = Some(offset.max(seen));
                 }
                 Shown::Position(id) => {
@@ -154,7 +161,7 @@ impl World {
                             "was told that it stands at {offset}, and it stood at {seen}"
                         ));
                     }
-                    missed(seen, offset + 1, say);
+                    missed(seen, offset + 1, here_since, say);
                     at = Some(offset.max(seen));
                 }
                 Shown::Gap(id) => {
@@ -172,6 +179,6 @@ impl World {
             }
         }
         let end = self.published.len() as u64;
-        missed(at.unwrap_or(end), end + 1, say);
+        missed(at.unwrap_or(end), end + 1, here_since, say);
     }
 }

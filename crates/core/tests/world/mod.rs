@@ -44,10 +44,12 @@ pub(crate) enum Bug {
     WholeBesideGap,
     /// The position that a stream says is read after the mailbox was emptied.
     PositionTooLate,
+    /// What is only for those who are here is let go where a shard is behind.
+    PassingLetGo,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::PushOutsideTheLock,
         Self::ReadThenListen,
         Self::BeginForgotten,
@@ -55,6 +57,7 @@ impl Bug {
         Self::ExclusionForgotten,
         Self::WholeBesideGap,
         Self::PositionTooLate,
+        Self::PassingLetGo,
     ];
 }
 
@@ -87,6 +90,10 @@ pub(crate) struct Published {
     /// Empty: to everyone.
     channels: Vec<&'static str>,
     excluded: Option<SessionId>,
+    /// Only for who listens at that moment.
+    is_passing: bool,
+    /// Only for sessions of the Pusher door, of which there are none here.
+    is_pusher_only: bool,
 }
 
 /// One shard.
@@ -261,6 +268,8 @@ impl World {
     }
 
     fn publish(&mut self, channels: Vec<&'static str>, excluded: Option<SessionId>) {
+        let is_passing = !self.is_ending && self.dice.one_in(4);
+        let is_pusher_only = is_passing && self.dice.one_in(2);
         let audience = match channels.as_slice() {
             [] => Audience::Everyone,
             several => Audience::Channels(several.iter().map(|text| name(text)).collect()),
@@ -269,11 +278,20 @@ impl World {
         let data = format!("payload {next}");
         let mut draft = Draft::to(APP, audience, DataKind::Text, data.into());
         draft.excluded = excluded;
+        draft.ttl = is_passing.then_some(Duration::ZERO);
+        draft.is_pusher_only = is_pusher_only;
         let reach = self.streams.reach(&draft.audience);
         let publication = Arc::new(self.streams.append(draft, self.now).unwrap());
         assert_eq!(publication.offset.get(), next);
-        self.published.insert(next, Published { channels, excluded });
+        let published = Published {
+            channels,
+            excluded,
+            is_passing,
+            is_pusher_only,
+        };
+        self.published.insert(next, published);
         self.report.published += 1;
+        self.report.passing += usize::from(is_passing);
         if self.bug == Some(Bug::PushOutsideTheLock) && !self.is_ending && self.dice.one_in(3) {
             self.late.push_back((reach.shards, publication));
         } else {
@@ -283,7 +301,10 @@ impl World {
 
     fn push(&mut self, shards: u64, publication: &Arc<Publication>) {
         for (index, shard) in self.shards.iter_mut().enumerate() {
-            if shards & (1 << index) != 0 {
+            let is_let_go = self.bug == Some(Bug::PassingLetGo)
+                && publication.draft.is_passing()
+                && !shard.mailbox.is_empty();
+            if shards & (1 << index) != 0 && !is_let_go {
                 shard.mailbox.push_back(Arc::clone(publication));
             }
         }
