@@ -3,9 +3,13 @@
 //! Publications do not come this way. A command is carried out in the shard's own turn, in the order
 //! in which they were sent, and answered with how many sessions it concerned: when the answer is
 //! there, it is in effect, so a publication that is sent then meets the new subscriptions.
+//!
+//! To end many sessions takes several turns, of [`BUDGET`] each, so that all others hear in between what
+//! they are sent. What was asked after that waits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use fanfare_core::app::AppId;
 use fanfare_core::channel::ChannelName;
@@ -20,7 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::connection::{Connection, Stage};
-use super::{Key, Shard, State};
+use super::{BUDGET, Key, Shard, State};
 use crate::engine::Listening;
 
 /// Commands that may wait for one shard. At the limit whoever sends one is told to try again.
@@ -75,30 +79,56 @@ impl Commands {
     }
 }
 
+/// A command that ends sessions, while it is carried out.
+pub(super) struct Ending {
+    keys: std::vec::IntoIter<Key>,
+    why: Disconnect,
+    count: usize,
+    done: oneshot::Sender<usize>,
+}
+
+impl Ending {
+    fn new(keys: Vec<Key>, why: Disconnect, done: oneshot::Sender<usize>) -> Self {
+        Self {
+            keys: keys.into_iter(),
+            why,
+            count: 0,
+            done,
+        }
+    }
+}
+
 impl State {
-    /// Carries out all commands that wait.
-    pub(super) fn carry_out_commands(&mut self, shard: &Shard) {
-        for command in shard.node.commands[shard.index].take() {
-            let count = match command.what {
-                What::Close(keys, why) => self.close_sessions(shard, keys, &why),
+    /// Carries out commands that wait, for a while. Says whether some are left.
+    pub(super) fn carry_out_commands(&mut self, shard: &Shard) -> bool {
+        let begun = Instant::now();
+        // No more than that, so that the limit of what waits is one.
+        if self.commands.is_empty() {
+            self.commands = shard.node.commands[shard.index].take();
+        }
+        loop {
+            if let Some(ending) = self.ending.take() {
+                self.ending = self.go_on_ending(shard, ending, begun);
+                if self.ending.is_some() {
+                    return true;
+                }
+            }
+            let Some(Command { what, done }) = self.commands.pop_front() else {
+                return false;
+            };
+            let count = match what {
+                What::Close(keys, why) => {
+                    self.ending = Some(Ending::new(keys, why, done));
+                    continue;
+                }
                 What::CloseListeners(app, channel, why) => {
-                    let slots = self.hub.subscribers(app, &Topic::Channel(channel));
-                    let key = |slot| Some(self.connections.get(slot as usize)?.key(slot));
-                    let keys: Vec<Key> = slots.into_iter().filter_map(key).collect();
-                    self.close_sessions(shard, keys, &why)
+                    let keys = self.listeners(app, channel);
+                    self.ending = Some(Ending::new(keys, why, done));
+                    continue;
                 }
                 What::CloseApp(app, why) => {
-                    let is_its = |connection: &Connection| match &connection.stage {
-                        Stage::Open(open) => open.world.id == app && open.insider.is_some(),
-                        _ => false,
-                    };
-                    let keys = self
-                        .connections
-                        .iter()
-                        .filter(|(_, connection)| is_its(connection))
-                        .map(|(slot, connection)| connection.key(u32::try_from(slot).unwrap_or(u32::MAX)))
-                        .collect();
-                    self.close_sessions(shard, keys, &why)
+                    self.ending = Some(Ending::new(self.insiders(app), why, done));
+                    continue;
                 }
                 What::Join(keys, channel) => {
                     let joins = keys.into_iter().map(|key| self.join(shard, key, &channel));
@@ -123,22 +153,48 @@ impl State {
                 }
             };
             // Whoever asked may have gone; it is done nevertheless.
-            let _ = command.done.send(count);
+            let _ = done.send(count);
         }
     }
 
-    fn close_sessions(&mut self, shard: &Shard, keys: Vec<Key>, why: &Disconnect) -> usize {
-        let mut count = 0;
-        for key in keys {
+    /// Sessions that listen to a channel.
+    fn listeners(&self, app: AppId, channel: ChannelName) -> Vec<Key> {
+        let slots = self.hub.subscribers(app, &Topic::Channel(channel));
+        let key = |slot| Some(self.connections.get(slot as usize)?.key(slot));
+        slots.into_iter().filter_map(key).collect()
+    }
+
+    /// Sessions of an app's own door.
+    fn insiders(&self, app: AppId) -> Vec<Key> {
+        let is_its = |connection: &Connection| match &connection.stage {
+            Stage::Open(open) => open.world.id == app && open.insider.is_some(),
+            _ => false,
+        };
+        let its = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| is_its(connection));
+        its.map(|(slot, connection)| connection.key(u32::try_from(slot).unwrap_or(u32::MAX)))
+            .collect()
+    }
+
+    /// Ends sessions until this turn's time is over. Returns what is left.
+    fn go_on_ending(&mut self, shard: &Shard, mut ending: Ending, begun: Instant) -> Option<Ending> {
+        while let Some(key) = ending.keys.next() {
             let is_open = self
                 .get(key)
                 .is_some_and(|connection| matches!(connection.stage, Stage::Open(_)));
             if is_open {
-                self.close_session(shard, key, why.clone());
-                count += 1;
+                self.close_session(shard, key, ending.why.clone());
+                ending.count += 1;
+            }
+            if begun.elapsed() >= BUDGET && ending.keys.len() > 0 {
+                return Some(ending);
             }
         }
-        count
+        // Whoever asked may have gone; it is done nevertheless.
+        let _ = ending.done.send(ending.count);
+        None
     }
 
     fn join(&mut self, shard: &Shard, key: Key, channel: &ChannelName) -> bool {

@@ -178,6 +178,9 @@ pub(crate) struct State {
     flush_budget: Duration,
     /// Sessions that had no room in the run that is being delivered; empty in between.
     slow: Vec<(Key, usize)>,
+    /// Commands that are not carried out yet, and the one that is.
+    commands: VecDeque<command::Command>,
+    ending: Option<command::Ending>,
     /// Connections that still have to send a request head, oldest first; may hold stale keys.
     heads: VecDeque<Key>,
     heads_open: usize,
@@ -213,6 +216,8 @@ impl Shard {
             dirty: Dirty::default(),
             flush_budget: FLUSH_BUDGET_FIRST,
             slow: Vec::new(),
+            commands: VecDeque::new(),
+            ending: None,
             heads: VecDeque::new(),
             heads_open: 0,
             handshakes: VecDeque::new(),

@@ -73,12 +73,12 @@ impl Shard {
             state.flush_budget = FLUSH_BUDGET_FIRST;
         }
         let undelivered = state.deliver(self);
-        state.carry_out_commands(self);
+        let commands = state.carry_out_commands(self);
         let events = state.handle_events(self, now);
         state.handle_timers(self, now);
         let unflushed = state.flush(self, now);
         self.node.metrics.shards[self.index].turn(begun.elapsed());
-        undelivered || events || unflushed
+        undelivered || commands || events || unflushed
     }
 
     /// Stops accepting. Connections live on.
