@@ -336,11 +336,10 @@ impl Apps {
         for app in &apps {
             configured.push((Arc::clone(app), hooks(node, app)?));
         }
-        let is_gone = |app: &&Arc<App>| !apps.iter().any(|other| other.id == app.id);
-        for app in table.by_number.values().filter(is_gone) {
-            changes.closed.push((app.id, Refusal::NoApp));
-            configured.push((Arc::clone(app), Hooks::none()));
-        }
+        let stays: HashSet<AppId> = apps.iter().map(|app| app.id).collect();
+        let gone = table.by_number.keys().filter(|id| !stays.contains(id));
+        // Their back ends are still told that nobody is there any more.
+        changes.closed.extend(gone.map(|id| (*id, Refusal::NoApp)));
         for (app, hooks) in configured {
             node.webhooks.configure(node, app.id, &app.world.desk, hooks);
         }

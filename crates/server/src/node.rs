@@ -233,8 +233,8 @@ impl Node {
             gate,
             hooks: Hooks::new(&config.hooks)?,
             webhooks: Webhooks::new(),
-            // Apps may have webhooks later.
-            outgoing: (config.hooks.is_any() || tokens.source.is_some() || !config.apps.is_empty())
+            // Apps may come later, and have webhooks then; but not to a server that knows nobody.
+            outgoing: (config.hooks.is_any() || tokens.source.is_some() || !config.is_open())
                 .then(outgoing::start)
                 .transpose()?,
             tokens,

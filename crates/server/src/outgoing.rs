@@ -90,9 +90,13 @@ impl Reach {
     }
 }
 
-/// RFC 1918, RFC 6598 and RFC 4193. Not link-local addresses: clouds tell their secrets there.
+/// RFC 1918, RFC 6598 and RFC 4193. Not link-local addresses, and not the two of private ranges where clouds tell
+/// their secrets as they do there.
 fn is_private(address: IpAddr) -> bool {
+    const SECRETS_V4: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+    const SECRETS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
     match address {
+        IpAddr::V4(SECRETS_V4) | IpAddr::V6(SECRETS_V6) => false,
         IpAddr::V4(v4) => v4.is_private() || matches!(v4.octets(), [100, 64..=127, ..]),
         IpAddr::V6(v6) => Ipv6Addr::is_unique_local(&v6),
     }
@@ -405,6 +409,8 @@ mod tests {
             "https://203.0.113.7/",
             "https://169.254.169.254/",
             "https://[fe80::1]/",
+            "https://100.100.100.200/",
+            "https://[fd00:ec2::254]/",
         ] {
             check(far, "ss--");
         }
@@ -432,6 +438,8 @@ mod tests {
             "http://198.41.0.4/a",
             "http://169.254.169.254/latest/",
             "http://[fe80::1]/",
+            "http://100.100.100.200/",
+            "http://[fd00:ec2::254]/",
             "http://[::ffff:203.0.113.7]/",
             "http://127.0.0.1@id.example/a",
             "https://ann@id.example/a",

@@ -19,6 +19,7 @@
 //! the node tells of channels as they are occupied anew.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -29,14 +30,14 @@ use fanfare_core::channel::ChannelName;
 use fanfare_core::moment::Moment;
 use fanfare_core::stream::app::Happening;
 use fanfare_core::user::UserId;
-use fanfare_core::webhook::{Agenda, Event, Failure, Filter, HookId, Settings};
+use fanfare_core::webhook::{Agenda, Dropped, Event, Failure, Filter, HookId, Settings};
 use fanfare_core::wire::pusher::{sign, webhook};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::unix_now;
-use crate::config::{AppSettings, PusherSection};
+use crate::config::{AppSettings, PusherSection, WebhookSettings};
 use crate::engine::Witness;
 use crate::log_gate::Kind;
 use crate::metrics::{Counter, Exposition, Labelled};
@@ -152,7 +153,7 @@ pub(crate) struct Webhooks {
     changed: Notify,
     /// One for all URLs with TLS, and one for those without: for their connections and authorities.
     callers: Mutex<Vec<Caller>>,
-    next_id: Mutex<u64>,
+    next_id: AtomicU64,
     places: Arc<Semaphore>,
     /// Of URLs that failed the last time.
     places_failing: Arc<Semaphore>,
@@ -168,7 +169,7 @@ impl Webhooks {
             desks: RwLock::default(),
             changed: Notify::new(),
             callers: Mutex::default(),
-            next_id: Mutex::default(),
+            next_id: AtomicU64::default(),
             places: places(),
             places_failing: places(),
             sent: Counter::default(),
@@ -186,25 +187,40 @@ impl Webhooks {
         Ok(())
     }
 
-    /// What an app's settings, which were checked, ask for. What its desk has already of a URL goes on where
-    /// it is.
+    /// What an app's settings, which were checked, ask for, whether it is enabled or not: where it is not, it is
+    /// told that nobody is there any more. A webhook that stays goes on where it is, and so does one of which
+    /// only what it wants, or only the URL, has changed.
     pub(crate) fn prepare(
         &self,
         desk: &Desk,
         app: &AppSettings,
         pusher: &PusherSection,
     ) -> Result<Hooks, String> {
+        let mut wanted = Vec::new();
+        for settings in &app.webhooks {
+            wanted.push((settings, settings.filter()?, None));
+        }
         let mut before: Vec<Arc<Hook>> = desk.hooks.read().list.clone();
+        // The best match first: the same, then with the same URL, then for the same events.
+        let matches: [fn(&Hook, &WebhookSettings, &Filter) -> bool; 3] = [
+            |hook, settings, filter| hook.url == settings.url && hook.filter == *filter,
+            |hook, settings, _| hook.url == settings.url,
+            |hook, _, filter| hook.filter == *filter,
+        ];
+        for is_same in matches {
+            for (settings, filter, id) in wanted.iter_mut().filter(|(_, _, id)| id.is_none()) {
+                let place = before.iter().position(|hook| is_same(hook, settings, filter));
+                *id = place.map(|place| before.remove(place).id);
+            }
+        }
         let mut list = Vec::new();
-        for settings in app.webhooks.iter().filter(|_| app.enabled) {
-            let known = before.iter().position(|hook| hook.url == settings.url);
-            let known = known.map(|place| before.swap_remove(place).id);
+        for (settings, filter, id) in wanted {
             let target = settings.target(pusher)?;
             let caller = self.caller(&target);
             list.push(Arc::new(Hook {
-                id: known.unwrap_or_else(|| self.fresh_id()),
+                id: id.unwrap_or_else(|| self.fresh_id()),
                 url: settings.url.clone(),
-                filter: settings.filter()?,
+                filter,
                 caller: caller.map_err(|error| format!("webhooks of {:?}: {error:#}", app.id))?,
                 fields: settings.fields()?,
             }));
@@ -218,9 +234,7 @@ impl Webhooks {
     }
 
     fn fresh_id(&self) -> HookId {
-        let mut next = self.next_id.lock();
-        *next += 1;
-        HookId(*next)
+        HookId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
     fn caller(&self, target: &Target) -> anyhow::Result<Caller> {
@@ -235,7 +249,9 @@ impl Webhooks {
 
     /// From now on an app tells these.
     pub(crate) fn configure(&self, node: &Node, app: AppId, desk: &Arc<Desk>, hooks: Hooks) {
+        let name = hooks.app.clone();
         let is_any = desk.configure(hooks);
+        tell_dropped(node, &name, desk.agenda.lock().take_dropped());
         let mut desks = self.desks.write();
         let known = desks.iter().position(|known| Arc::ptr_eq(known, desk));
         match known {
@@ -278,7 +294,7 @@ impl Webhooks {
         out.head(
             name,
             "counter",
-            "Events that a URL will never hear: too many waited, or it failed for too long.",
+            "Events that a URL will never hear: too many waited, it failed for too long, or it is one no more.",
         );
         for (cause, count) in self.dropped.counts() {
             out.line(name, "cause", cause, count);
@@ -292,7 +308,7 @@ impl Webhooks {
         out.one(
             "fanfare_webhook_events_waiting",
             "gauge",
-            "Events that wait to be sent, or are under way.",
+            "Events that wait to be sent, or are under way, counted for each URL.",
             waiting as u64,
         );
         out.one(
@@ -353,17 +369,7 @@ fn look(node: &Arc<Node>, desk: &Arc<Desk>) {
         // The lock is free in between.
     }
     let hooks = Arc::clone(&desk.hooks.read());
-    let dropped = desk.agenda.lock().take_dropped();
-    if dropped > 0 {
-        node.webhooks.dropped.add_many("limit", dropped as u64);
-        node.log.say(Kind::Error, || {
-            tracing::error!(
-                app = hooks.app,
-                dropped,
-                "too many events of webhooks waited; the oldest are lost"
-            );
-        });
-    }
+    tell_dropped(node, &hooks.app, desk.agenda.lock().take_dropped());
     for hook in &hooks.list {
         let is_failing = desk.agenda.lock().is_failing(hook.id);
         let Some(place) = node.webhooks.place(is_failing) else {
@@ -381,8 +387,30 @@ fn look(node: &Arc<Node>, desk: &Arc<Desk>) {
     }
 }
 
+fn tell_dropped(node: &Node, app: &str, Dropped { limit, removed }: Dropped) {
+    for (cause, count, why) in [
+        (
+            "limit",
+            limit,
+            "too many events of webhooks waited; the oldest are lost",
+        ),
+        (
+            "removed",
+            removed,
+            "events waited for webhooks that there are no more",
+        ),
+    ] {
+        if count > 0 {
+            node.webhooks.dropped.add_many(cause, count as u64);
+            node.log.say(Kind::Error, || {
+                tracing::error!(app, count, "{why}");
+            });
+        }
+    }
+}
+
 /// Sends what a URL is to hear, and what comes next, for a while; as it is configured now.
-async fn send(node: &Node, desk: &Desk, hooks: &Hooks, hook: &Hook, events: Vec<Event>) {
+async fn send(node: &Node, desk: &Desk, hooks: &Hooks, hook: &Hook, events: Vec<Arc<Event>>) {
     let begun = Instant::now();
     let mut next = Some(events);
     while let Some(events) = next.take() {
@@ -400,7 +428,7 @@ async fn send(node: &Node, desk: &Desk, hooks: &Hooks, hook: &Hook, events: Vec<
     }
 }
 
-async fn send_once(hooks: &Hooks, hook: &Hook, events: &[Event]) -> anyhow::Result<()> {
+async fn send_once(hooks: &Hooks, hook: &Hook, events: &[Arc<Event>]) -> anyhow::Result<()> {
     let body = Bytes::from(webhook::body(unix_now(), events));
     let mut request = Request::builder().method(Method::POST);
     if let Some(fields) = request.headers_mut() {
@@ -435,4 +463,53 @@ fn failed(node: &Node, hooks: &Hooks, hook: &Hook, error: &anyhow::Error, failur
     }
     // The last of it, so that whoever sees it sees the rest.
     node.webhooks.requests.add("failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ids of webhooks after a change, where those before had 0, 1 and so on: URL and what it wants.
+    #[track_caller]
+    fn check(before: &[(&str, &str)], after: &[(&str, &str)], expected: &[u64]) {
+        let pusher = PusherSection {
+            webhook_private_networks: true,
+            ..PusherSection::default()
+        };
+        let webhooks = Webhooks::new();
+        let desk = Desk::new(&pusher);
+        let prepare = |list: &[(&str, &str)]| {
+            let table = |(url, channels): &(&str, &str)| {
+                format!("{{ url = \"http://127.0.0.1/{url}\", channels = \"{channels}\" }}")
+            };
+            let list: Vec<String> = list.iter().map(table).collect();
+            let app = format!(
+                "id = \"1\"\nkey = \"k\"\nsecret = \"s\"\nwebhooks = [{}]",
+                list.join(", ")
+            );
+            let app: AppSettings = toml::from_str(&app).unwrap();
+            webhooks.prepare(&desk, &app, &pusher).unwrap()
+        };
+        desk.configure(prepare(before));
+        let ids: Vec<u64> = prepare(after).list.iter().map(|hook| hook.id.0).collect();
+        assert_eq!(ids, expected, "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn a_webhook_is_the_same_as_far_as_it_can_be() {
+        let (a, b, c) = (("a", "*"), ("b", "*"), ("c", "x*"));
+        check(&[a, b], &[a, b], &[0, 1]);
+        check(&[a, b], &[b, a], &[1, 0]);
+        check(&[a, b], &[b], &[1]);
+        check(&[a], &[b], &[0]);
+        check(&[a, b], &[b, ("d", "*")], &[1, 0]);
+        check(&[a], &[a, b], &[0, 1]);
+        check(&[a], &[c], &[1]);
+        // One URL, for several kinds of channels.
+        let (x, y, z) = (("a", "x*"), ("a", "y*"), ("a", "z*"));
+        check(&[x, y, z], &[x, y, z], &[0, 1, 2]);
+        check(&[x, y, z], &[z, x], &[2, 0]);
+        check(&[x, y], &[("a", "w*"), y], &[0, 1]);
+        check(&[x], &[x, x], &[0, 1]);
+    }
 }

@@ -82,7 +82,7 @@ pub enum What {
 }
 
 /// What an event costs in memory besides what a client has said in it, in bytes: an upper bound.
-pub const EVENT_OVERHEAD_BYTES: usize = 384;
+pub const EVENT_OVERHEAD_BYTES: usize = 512;
 
 impl Event {
     /// Of which kind it is.
@@ -101,7 +101,7 @@ impl Event {
     /// What it costs in memory, in bytes.
     pub fn cost(&self) -> usize {
         let said = match &self.what {
-            What::Said(entry) => entry.draft.data.len(),
+            What::Said(entry) => entry.bytes(),
             _ => 0,
         };
         said.saturating_add(EVENT_OVERHEAD_BYTES)
@@ -109,7 +109,7 @@ impl Event {
 }
 
 /// What one URL wants to hear.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Filter {
     /// Events of these kinds,
     pub kinds: Vec<EventKind>,

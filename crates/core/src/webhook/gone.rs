@@ -48,6 +48,12 @@ impl Gone {
         }
     }
 
+    /// Forgets all others.
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&Who) -> bool) {
+        self.turns.retain(|who, _| is_kept(who));
+        self.by_turn.retain(|_, (_, who)| is_kept(who));
+    }
+
     /// What is to be told of whoever comes first, if that is at a time that is `due`.
     pub(super) fn tell(&mut self, due: impl FnOnce(Moment) -> bool) -> Vec<Event> {
         let first = self.by_turn.first_key_value();

@@ -12,16 +12,17 @@
 //!   comes back before has never been away, and neither is told.
 //! * Occupied and vacated of a channel alternate, and so do added and removed of a member of it; the
 //!   last one says how it is, but for who has just gone.
-//! * That nothing is cached is told once, until something is or the channel is vacated.
+//! * That nothing is cached is told once, until something is or the channel is vacated, or that event is lost.
 //! * How many listen is told at once where few do, else after a time, as subscribers are told.
 //!
-//! Bounds: [`Settings::queue_max`] and [`Settings::queue_bytes_max`] for what waits, where the oldest
-//! go; `queue_max` also for those who may come back, where the one who is to be told of first is told
-//! of at once. What is remembered of channels is bounded by those that somebody listens to.
+//! Bounds: [`Settings::queue_max`] and [`Settings::queue_bytes_max`] for what waits for one URL, where the oldest
+//! go, besides what is under way; `queue_max` also for those who may come back, where the one who is to be told of
+//! first is told of at once. What is remembered of channels is bounded by those that somebody listens to.
 //!
 //! This module has no lock and no clock, knows no URL, and sends nothing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::channel::{ChannelName, Kind};
@@ -36,8 +37,8 @@ mod queue;
 
 pub use event::{EVENT_OVERHEAD_BYTES, Event, EventKind, Filter, What};
 use gone::{Gone, Who};
-pub use queue::Failure;
 use queue::Queue;
+pub use queue::{Dropped, Failure};
 
 /// Longest time between two tries, unless the first pause is longer.
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -62,13 +63,13 @@ pub struct HookId(pub u64);
 pub struct Settings {
     /// Time for which who has gone may come back.
     pub delay: Duration,
-    /// Events that may wait.
+    /// Events that may wait for one URL.
     pub queue_max: usize,
     /// What they may cost together, in bytes.
     pub queue_bytes_max: usize,
     /// Events of one batch.
     pub batch_max: usize,
-    /// Age at which an event whose URL does not answer is not tried again.
+    /// Time after its first try at which an event that is not taken is given up.
     pub retry_for: Duration,
     /// Time between the first failure and the next try; it doubles up to [`PAUSE_MAX`].
     pub retry_pause: Duration,
@@ -103,13 +104,20 @@ impl Agenda {
         }
     }
 
-    /// From now on it is for these URLs. Those that there were before, by their ids, stay where they are;
-    /// new ones begin with what still waits.
+    /// From now on it is for these URLs. Those that there were before, by their ids, stay where they are; what
+    /// waits for others is lost.
     pub fn configure(&mut self, hooks: Vec<(HookId, Filter)>) {
         self.queue.configure(hooks);
+        // What nobody wants to be told of is not looked at any more, so it would not stay true.
         let queue = &self.queue;
         self.missed
             .retain(|channel| queue.wants(&[EventKind::CacheMiss], channel));
+        self.counts
+            .retain(|channel, _| queue.wants(&[EventKind::SubscriptionCount], channel));
+        self.gone.retain(|(channel, user)| {
+            let kinds = if user.is_some() { &MEMBERS[..] } else { &OCCUPANCY };
+            queue.wants(kinds, channel)
+        });
     }
 
     /// An engine tells of its channels.
@@ -221,7 +229,15 @@ impl Agenda {
     }
 
     fn tell(&mut self, channel: ChannelName, what: What) {
-        self.queue.push(Event { channel, what }, &self.settings, self.now);
+        self.queue.push(Event { channel, what }, &self.settings);
+        self.forget_missed();
+    }
+
+    /// Who never heard of it is told when it happens again.
+    fn forget_missed(&mut self) {
+        for channel in self.queue.take_missed() {
+            self.missed.remove(&channel);
+        }
     }
 
     /// Makes events of what has become due: not too many at once. Says whether there may be more.
@@ -256,7 +272,7 @@ impl Agenda {
 
     /// The next events for a URL; `None`: there are none now, or it has some, or is not to be tried yet.
     /// Whoever takes them says [`Self::delivered`] or [`Self::failed`].
-    pub fn take(&mut self, hook: HookId, now: Moment) -> Option<Vec<Event>> {
+    pub fn take(&mut self, hook: HookId, now: Moment) -> Option<Vec<Arc<Event>>> {
         self.queue.take(hook, self.settings.batch_max, now)
     }
 
@@ -267,7 +283,9 @@ impl Agenda {
 
     /// A URL has not. `None`: it is a URL no more, and nothing is tried again.
     pub fn failed(&mut self, hook: HookId, now: Moment) -> Option<Failure> {
-        self.queue.failed(hook, &self.settings, now)
+        let failure = self.queue.failed(hook, &self.settings, now);
+        self.forget_missed();
+        failure
     }
 
     /// Whether the last try of a URL failed.
@@ -275,7 +293,7 @@ impl Agenda {
         self.queue.is_failing(hook)
     }
 
-    /// Events that wait to be sent, or are under way.
+    /// Events that wait to be sent, or are under way, of all URLs together.
     pub fn waiting(&self) -> usize {
         self.queue.len()
     }
@@ -285,8 +303,8 @@ impl Agenda {
         self.gone.len()
     }
 
-    /// How often an event was lost to a URL because too much waited, since the last call.
-    pub fn take_dropped(&mut self) -> usize {
+    /// How often an event was lost to a URL, but for those that were given up, since the last call.
+    pub fn take_dropped(&mut self) -> Dropped {
         self.queue.take_dropped()
     }
 }

@@ -1,55 +1,59 @@
-//! Events that wait to be sent: one sequence for all URLs of an app, of which each is somewhere.
+//! Events that wait to be sent: a queue for each URL of an app. The events themselves are shared.
 //!
 //! # Invariants
 //!
-//! * A URL is sent the events that it wants in the order of the sequence, and none is passed before it
-//!   was answered with yes, was too old, or had to make room.
+//! * A URL is sent the events that it wants in the order in which they happened, and none is passed before it
+//!   was answered with yes, was tried for too long, or had to make room.
 //! * At most one batch of a URL is under way.
-//! * What one URL does has no effect on what another is sent. The sequence is as long as what the
-//!   slowest one still needs, and at its limit it loses its beginning: that one loses it.
+//! * What one URL does has no effect on what another is sent: each has the limit for itself.
+//! * A URL that fails is sent one event at a time, so that one that is never taken costs none of those
+//!   behind it, and is given up alone.
 //!
 //! Times are arguments, and nothing is sent here.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{Event, EventKind, Filter};
+use super::event::{Event, EventKind, Filter, What};
 use super::{HookId, PAUSE_MAX, Settings};
 use crate::channel::ChannelName;
 use crate::moment::Moment;
 
-/// Bytes of the events of one batch, unless one alone has more.
-const BATCH_BYTES_MAX: usize = 1 << 20;
+/// What the events of one batch may cost, unless one alone costs more: a receiver's limit of a body is
+/// usually 1 MiB, and in a body what clients have said is longer.
+const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// See the module's head.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     hooks: Vec<Hook>,
-    /// What some URL may still need, oldest first.
-    waiting: VecDeque<Waiting>,
-    /// The number in the sequence of the first of these.
-    first: u64,
-    /// What they cost together.
-    bytes: usize,
-    /// Events that some URL will never hear because of the limit, since [`Queue::take_dropped`].
-    dropped: usize,
+    dropped: Dropped,
+    /// Channels of which some URL will never hear that nothing is cached.
+    missed: Vec<ChannelName>,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    event: Event,
-    since: Moment,
+/// How often an event was lost to a URL.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Dropped {
+    /// Too many waited.
+    pub limit: usize,
+    /// It is a URL no more.
+    pub removed: usize,
 }
 
-/// Where a URL is.
 #[derive(Debug)]
 struct Hook {
     id: HookId,
     filter: Filter,
-    /// The number of the next event that it may need.
-    next: u64,
-    /// The numbers of what is under way.
-    sending: Vec<u64>,
+    /// Oldest first.
+    waiting: VecDeque<Arc<Event>>,
+    /// So many of the first of these are under way.
+    sending: usize,
+    /// What the others cost.
+    bytes: usize,
+    /// When the first of those was tried for the first time, if it was.
+    tried_since: Option<Moment>,
     /// When to try again; in the past if nothing has failed.
     again_at: Moment,
     /// Time between the last two tries; zero if nothing has failed.
@@ -65,27 +69,53 @@ pub struct Failure {
     pub given_up: usize,
 }
 
+impl Hook {
+    fn new(id: HookId, filter: Filter) -> Self {
+        Self {
+            id,
+            filter,
+            waiting: VecDeque::new(),
+            sending: 0,
+            bytes: 0,
+            tried_since: None,
+            again_at: Moment::default(),
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// Lets the oldest go that are not under way, until what waits is within the limit; the newest stays
+    /// whatever it costs.
+    fn make_room(&mut self, settings: &Settings, mut lost: impl FnMut(&Event)) {
+        loop {
+            let count = self.waiting.len().saturating_sub(self.sending);
+            let is_too_much = count > settings.queue_max || self.bytes > settings.queue_bytes_max;
+            if !is_too_much || count <= 1 {
+                return;
+            }
+            if let Some(event) = self.waiting.remove(self.sending) {
+                self.bytes = self.bytes.saturating_sub(event.cost());
+                lost(&event);
+            }
+            if self.sending == 0 {
+                self.tried_since = None;
+            }
+        }
+    }
+}
+
 impl Queue {
-    /// From now on it is for these URLs. Those that there were before stay where they are. New ones begin
-    /// with what still waits, so that nothing is lost where one takes another's place.
+    /// From now on it is for these URLs. Those that there were before stay where they are.
     pub(super) fn configure(&mut self, hooks: Vec<(HookId, Filter)>) {
-        let first = self.first;
         let mut before = std::mem::take(&mut self.hooks);
         for (id, filter) in hooks {
             let known = before.iter().position(|hook| hook.id == id);
             self.hooks.push(match known.map(|at| before.swap_remove(at)) {
                 Some(hook) => Hook { filter, ..hook },
-                None => Hook {
-                    id,
-                    filter,
-                    next: first,
-                    sending: Vec::new(),
-                    again_at: Moment::default(),
-                    pause: Duration::ZERO,
-                },
+                None => Hook::new(id, filter),
             });
         }
-        self.forget_heard();
+        let removed: usize = before.iter().map(|hook| hook.waiting.len()).sum();
+        self.dropped.removed = self.dropped.removed.saturating_add(removed);
     }
 
     fn hook(&mut self, id: HookId) -> Option<&mut Hook> {
@@ -97,97 +127,87 @@ impl Queue {
         self.hooks.iter().any(|hook| hook.filter.wants(kinds, channel))
     }
 
-    /// Adds an event, if anybody wants it.
-    pub(super) fn push(&mut self, event: Event, settings: &Settings, now: Moment) {
-        if !self.wants(&[event.kind()], &event.channel) {
-            return;
-        }
-        self.bytes = self.bytes.saturating_add(event.cost());
-        self.waiting.push_back(Waiting { event, since: now });
-        while self.waiting.len() > settings.queue_max
-            || (self.bytes > settings.queue_bytes_max && self.waiting.len() > 1)
-        {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        let Some(Waiting { event, .. }) = self.waiting.pop_front() else {
-            return;
-        };
-        self.bytes = self.bytes.saturating_sub(event.cost());
-        let number = self.first;
-        self.first += 1;
+    /// Adds an event for those who want it.
+    pub(super) fn push(&mut self, event: Event, settings: &Settings) {
+        let (kind, event) = ([event.kind()], Arc::new(event));
         for hook in &mut self.hooks {
-            if hook.next > number {
-                continue;
-            }
-            hook.next = self.first;
-            // What is under way may arrive yet.
-            let is_lost = hook.filter.wants(&[event.kind()], &event.channel);
-            if is_lost && !hook.sending.contains(&number) {
-                self.dropped += 1;
+            if hook.filter.wants(&kind, &event.channel) {
+                hook.waiting.push_back(Arc::clone(&event));
+                hook.bytes = hook.bytes.saturating_add(event.cost());
+                let (dropped, missed) = (&mut self.dropped, &mut self.missed);
+                hook.make_room(settings, |event| {
+                    dropped.limit += 1;
+                    note_missed(missed, event);
+                });
             }
         }
     }
 
     /// The next events for a URL, at most so many; `None`: not now.
-    pub(super) fn take(&mut self, id: HookId, count: usize, now: Moment) -> Option<Vec<Event>> {
-        let hook = self.hooks.iter_mut().find(|hook| hook.id == id)?;
-        if !hook.sending.is_empty() || now < hook.again_at {
+    pub(super) fn take(&mut self, id: HookId, count: usize, now: Moment) -> Option<Vec<Arc<Event>>> {
+        let hook = self.hook(id)?;
+        if hook.sending > 0 || now < hook.again_at {
             return None;
         }
-        let (mut events, mut bytes) = (Vec::new(), 0);
-        let skipped = usize::try_from(hook.next.saturating_sub(self.first)).unwrap_or(usize::MAX);
-        let behind = (self.first..).zip(&self.waiting).skip(skipped);
-        for (number, Waiting { event, .. }) in behind {
-            if !hook.filter.wants(&[event.kind()], &event.channel) {
-                if events.is_empty() {
-                    hook.next = number + 1;
-                }
-                continue;
-            }
+        let count = if hook.pause.is_zero() { count } else { count.min(1) };
+        let mut bytes = 0;
+        let fits = |event: &&Arc<Event>| {
+            let is_first = bytes == 0;
             bytes += event.cost();
-            if events.len() >= count || (bytes > BATCH_BYTES_MAX && !events.is_empty()) {
-                break;
-            }
-            hook.sending.push(number);
-            events.push(event.clone());
+            is_first || bytes <= BATCH_BYTES_MAX
+        };
+        let events: Vec<Arc<Event>> = hook
+            .waiting
+            .iter()
+            .take(count)
+            .take_while(fits)
+            .cloned()
+            .collect();
+        let cost = events.iter().map(|event| event.cost()).sum();
+        hook.sending = events.len();
+        hook.bytes = hook.bytes.saturating_sub(cost);
+        if !events.is_empty() {
+            hook.tried_since = hook.tried_since.or(Some(now));
         }
-        self.forget_heard();
         (!events.is_empty()).then_some(events)
     }
 
     /// What was under way to a URL has arrived.
     pub(super) fn delivered(&mut self, id: HookId) {
         if let Some(hook) = self.hook(id) {
-            let sent = std::mem::take(&mut hook.sending);
-            hook.next = sent.last().map_or(hook.next, |last| hook.next.max(last + 1));
+            hook.waiting.drain(..hook.sending.min(hook.waiting.len()));
+            hook.sending = 0;
+            hook.tried_since = None;
             hook.pause = Duration::ZERO;
         }
-        self.forget_heard();
     }
 
     /// It has not. `None`: it is a URL no more.
     pub(super) fn failed(&mut self, id: HookId, settings: &Settings, now: Moment) -> Option<Failure> {
-        let first = self.first;
         let hook = self.hooks.iter_mut().find(|hook| hook.id == id)?;
         let longest = PAUSE_MAX.max(settings.retry_pause);
         hook.pause = (hook.pause * 2).clamp(settings.retry_pause, longest);
         hook.again_at = now + hook.pause;
-        let sent = std::mem::take(&mut hook.sending);
-        // Those that had to make room meanwhile.
-        let mut given_up = sent.iter().filter(|number| **number < first).count();
-        let skipped = usize::try_from(hook.next.saturating_sub(first)).unwrap_or(usize::MAX);
-        for (number, Waiting { event, since }) in (first..).zip(&self.waiting).skip(skipped) {
-            if now < *since + settings.retry_for {
-                break;
-            }
-            hook.next = number + 1;
-            given_up += usize::from(hook.filter.wants(&[event.kind()], &event.channel));
+        let sent = hook.waiting.iter().take(hook.sending);
+        let cost: usize = sent.map(|event| event.cost()).sum();
+        hook.bytes = hook.bytes.saturating_add(cost);
+        hook.sending = 0;
+        let mut given_up = 0;
+        let is_over = hook
+            .tried_since
+            .is_some_and(|since| now >= since + settings.retry_for);
+        if is_over && let Some(event) = hook.waiting.pop_front() {
+            hook.bytes = hook.bytes.saturating_sub(event.cost());
+            hook.tried_since = None;
+            note_missed(&mut self.missed, &event);
+            given_up = 1;
         }
         let pause = hook.pause;
-        self.forget_heard();
+        let (dropped, missed) = (&mut self.dropped, &mut self.missed);
+        hook.make_room(settings, |event| {
+            dropped.limit += 1;
+            note_missed(missed, event);
+        });
         Some(Failure { pause, given_up })
     }
 
@@ -204,26 +224,25 @@ impl Queue {
         hook.is_some_and(|hook| !hook.pause.is_zero())
     }
 
-    /// Lets go what no URL needs any more.
-    fn forget_heard(&mut self) {
-        let end = self.first + self.waiting.len() as u64;
-        let needed = self.hooks.iter().map(|hook| hook.next).min().unwrap_or(end);
-        while self.first < needed
-            && let Some(Waiting { event, .. }) = self.waiting.pop_front()
-        {
-            self.bytes = self.bytes.saturating_sub(event.cost());
-            self.first += 1;
-        }
-    }
-
-    /// How many events wait, those under way included.
+    /// How many events wait, those under way included, of all URLs together.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.hooks.iter().map(|hook| hook.waiting.len()).sum()
     }
 
-    /// How often an event was lost to a URL because too much waited, since the last call.
-    pub(super) fn take_dropped(&mut self) -> usize {
+    /// How often an event was lost to a URL, since the last call.
+    pub(super) fn take_dropped(&mut self) -> Dropped {
         std::mem::take(&mut self.dropped)
+    }
+
+    /// Channels of which some URL will never hear that nothing is cached, since the last call.
+    pub(super) fn take_missed(&mut self) -> Vec<ChannelName> {
+        std::mem::take(&mut self.missed)
+    }
+}
+
+fn note_missed(missed: &mut Vec<ChannelName>, event: &Event) {
+    if matches!(event.what, What::Missed) {
+        missed.push(event.channel.clone());
     }
 }
 

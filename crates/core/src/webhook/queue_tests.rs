@@ -50,8 +50,8 @@ fn id(url: usize) -> HookId {
     HookId(url as u64)
 }
 
-fn numbers(events: Option<Vec<Event>>) -> Option<Vec<usize>> {
-    let number = |event: &Event| match event.what {
+fn numbers(events: Option<Vec<Arc<Event>>>) -> Option<Vec<usize>> {
+    let number = |event: &Arc<Event>| match event.what {
         What::Count(number) => number,
         _ => usize::MAX,
     };
@@ -59,8 +59,9 @@ fn numbers(events: Option<Vec<Event>>) -> Option<Vec<usize>> {
 }
 
 /// A conversation with the URLs, each step at its second: `0a5` event 5 on channel a; `1t0` URL 0 takes,
-/// `2y0` it has got them, `3n0` it has not; `h` hurries; `c7`: only URL 7 is left or there. What the URLs take, `-` for nothing; what is
-/// given up on failures, as `!1`; and at the end how many wait, and how many were dropped.
+/// `2y0` it has got them, `3n0` it has not; `h` hurries; `c7`: only URL 7 is left or there. What the URLs take, `-`
+/// for nothing; what is given up on failures, as `!1`; and at the end how many wait, and how many were dropped at the
+/// limit, and with their URL if any were.
 #[track_caller]
 fn check(patterns: &[&str], settings: &Settings, steps: &str, expected: &str) {
     let mut queue = queue(patterns);
@@ -92,12 +93,19 @@ fn check(patterns: &[&str], settings: &Settings, steps: &str, expected: &str) {
             },
             "h" => queue.hurry(),
             "c" => queue.configure(vec![(HookId(number), everything())]),
-            name => queue.push(event(name.chars().next().unwrap(), number), settings, now),
+            name => queue.push(event(name.chars().next().unwrap(), number), settings),
         }
     }
-    seen.push(format!("{}/{}", queue.len(), queue.take_dropped()));
+    let Dropped { limit, removed } = queue.take_dropped();
+    seen.push(format!("{}/{limit}", queue.len()));
+    if removed > 0 {
+        seen.push(format!("removed {removed}"));
+    }
     assert_eq!(seen.join(" "), expected, "{steps}");
-    assert_eq!(queue.bytes, queue.len() * EVENT_OVERHEAD_BYTES);
+    for hook in &queue.hooks {
+        let rest = hook.waiting.len() - hook.sending;
+        assert_eq!(hook.bytes, rest * EVENT_OVERHEAD_BYTES);
+    }
 }
 
 #[test]
@@ -115,15 +123,16 @@ fn events_go_out_in_their_order_a_batch_at_a_time() {
 fn what_fails_is_tried_again_later_and_nothing_overtakes_it() {
     let check = |steps, expected| check(&["*"], &settings(), steps, expected);
     check("0a1 0t0 0n0 0t0 1t0", "1 - 1 1/0");
-    // What has come meanwhile goes along.
-    check("0a1 0t0 0n0 0a2 1t0", "1 1,2 2/0");
+    // One at a time, until it works.
+    check("0a1 0t0 0n0 0a2 0a3 1t0 1y0 1t0 1y0", "1 1 2,3 0/0");
+    check("0a1 0a2 0t0 0n0 1t0 1n0 3t0 3y0 3t0", "1,2 1 1 2 1/0");
     check("0a1 0t0 0n0 1t0 1n0 2t0 3t0 3n0 6t0 7t0", "1 1 - 1 - 1 1/0");
     // After a success the pauses begin anew.
     check("0a1 0t0 0n0 1t0 1y0 1a2 1t0 1n0 2t0", "1 1 2 2 1/0");
     check("0a1 0t0 0n0 0h 0t0", "1 1 1/0");
     let pauses: Vec<u64> = {
         let mut queue = queue(&["*"]);
-        queue.push(event('a', 1), &settings(), at(0));
+        queue.push(event('a', 1), &settings());
         let fail = |_| {
             queue
                 .failed(HookId(0), &settings(), at(0))
@@ -137,34 +146,49 @@ fn what_fails_is_tried_again_later_and_nothing_overtakes_it() {
 }
 
 #[test]
-fn what_is_too_old_when_a_try_fails_is_given_up() {
+fn what_is_not_taken_for_too_long_is_given_up_alone() {
     let check = |steps, expected| check(&["*"], &settings(), steps, expected);
-    check("0a1 0a2 30a3 59t0 59n0 60t0", "1,2,3 1,2,3 3/0");
-    check("0a1 0a2 30a3 60t0 60n0 61t0", "1,2,3 !2 3 1/0");
-    // However old, it is tried once, and goes if that works.
+    check("0a1 0a2 9t0 9n0 68t0 68n0 99t0", "1,2 1 1 2/0");
+    check(
+        "0a1 0a2 9t0 9n0 69t0 69n0 99t0 99n0 128t0 128n0",
+        "1,2 1 !1 2 2 1/0",
+    );
+    check(
+        "0a1 0a2 9t0 9n0 69t0 69n0 99t0 99n0 159t0 159n0",
+        "1,2 1 !1 2 2 !1 0/0",
+    );
+    // However old, it has as much time as any other.
     check("0a1 999t0 999y0", "1 0/0");
-    check("0a1 0a2 0a3 0a4 99t0 99n0 100t0", "1,2,3 !4 - 0/0");
+    check(
+        "0a1 0a2 0a3 0a4 999t0 999n0 1000t0 1000y0 1000t0",
+        "1,2,3 1 2,3,4 3/0",
+    );
 }
 
 #[test]
 fn no_url_holds_up_another() {
-    let check = |steps, expected| check(&["*", "a"], &settings(), steps, expected);
-    check("0a1 0t0 0t1 0n0 0y1 0a2 0t1 0t0 1t0", "1 1 2 - 1,2 2/0");
-    check("0b1 0a2 0t1 0y1 0t0", "2 1,2 2/0");
-    // What only the other one wants is skipped.
-    check("0b1 0b2 0b3 0b4 0t1 0a5 0t1", "- 5 5/0");
-    check("0b1 0t0 0y0 0t1", "1 - 0/0");
-    check("0b1 0t0 0y0", "1 1/0");
+    let both = |steps, expected| check(&["*", "a"], &settings(), steps, expected);
+    both("0a1 0t0 0t1 0n0 0y1 0a2 0t1 0t0 1t0", "1 1 2 - 1 3/0");
+    both("0b1 0a2 0t1 0y1 0t0", "2 1,2 2/0");
+    // What only the other one wants is nothing to it.
+    both("0b1 0b2 0b3 0b4 0t1 0a5 0t1", "- 5 6/0");
+    both("0b1 0t0 0y0 0t1", "1 - 0/0");
+    // Nor makes it room for that.
+    let few = Settings {
+        queue_max: 3,
+        ..settings()
+    };
+    let steps = "0a1 0t0 0y0 0b2 0t0 0y0 0b3 0t0 0y0 0b4 0t0 0y0 0b5 0t0 0y0 0t1";
+    check(&["*", "a"], &few, steps, "1 2 3 4 5 1 1/0");
+    check(&["*", "a"], &few, "0a1 0b2 0b3 0b4 0b5 0t1 0t0", "1 3,4,5 4/2");
 }
 
 #[test]
 fn urls_come_and_go() {
     let check = |steps, expected| check(&["*"], &settings(), steps, expected);
     check("0a1 0c0 0t0", "1 1/0");
-    // Who takes another's place gets what that one has not got, or may have.
-    check("0a1 0c7 0t7 0y7 0a2 0t7 0t0", "1 2 - 1/0");
-    check("0a1 0t0 0c7 0a2 0n0 0t7", "1 gone 1,2 2/0");
-    check("0a1 0t0 0y0 0c7 0a2 0t7", "1 2 1/0");
+    check("0a1 0c7 0a2 0t7 0y7 0t0", "2 - 0/0 removed 1");
+    check("0a1 0t0 0c7 0n0 0y0 0t7", "1 gone - 0/0 removed 1");
     check("0a1 0t0 0n0 0c0 0t0 1t0", "1 - 1 1/0");
 }
 
@@ -175,7 +199,7 @@ fn what_nobody_wants_does_not_wait() {
 }
 
 #[test]
-fn at_the_limit_the_oldest_go_for_those_who_still_need_them() {
+fn at_the_limit_the_oldest_go() {
     let settings = Settings {
         queue_max: 3,
         ..settings()
@@ -184,24 +208,76 @@ fn at_the_limit_the_oldest_go_for_those_who_still_need_them() {
     one("0a1 0a2 0a3 0a4 0a5 0t0", "3,4,5 3/2");
     // What is under way is lost only if it does not arrive.
     one("0a1 0a2 0t0 0a3 0a4 0a5 0y0 0t0", "1,2 3,4,5 3/0");
-    one("0a1 0a2 0t0 0a3 0a4 0a5 0n0 1t0", "1,2 !2 3,4,5 3/0");
+    one("0a1 0a2 0t0 0a3 0a4 0a5 0n0 1t0", "1,2 3 3/2");
     one("0a1 0t0 0a2 0a3 0a4 0a5 0y0 0t0", "1 3,4,5 3/1");
-    let two = |steps, expected| check(&["*", "a"], &settings, steps, expected);
-    two(
-        "0a1 0t0 0y0 0a2 0t0 0y0 0a3 0t0 0y0 0a4 0t0 0y0 0t1",
-        "1 2 3 4 2,3,4 3/1",
-    );
-    two("0b1 0b2 0b3 0b4 0b5 0t1 0t0", "- 3,4,5 3/2");
-    let bytes = Settings {
-        queue_bytes_max: 2 * EVENT_OVERHEAD_BYTES,
+    let bytes = |count| Settings {
+        queue_bytes_max: count * EVENT_OVERHEAD_BYTES,
         ..settings
     };
-    check(&["*"], &bytes, "0a1 0a2 0a3 0t0", "2,3 2/1");
-    let bytes = Settings {
-        queue_bytes_max: 0,
-        ..settings
+    check(&["*"], &bytes(2), "0a1 0a2 0a3 0t0", "2,3 2/1");
+    // The newest stays whatever it costs.
+    check(&["*"], &bytes(0), "0a1 0a2 0t0", "2 1/1");
+    // Who comes first for that is tried as long as any other.
+    one("0a1 0t0 0n0 50a2 50a3 50a4 59t0 59n0 61t0 61n0", "1 2 2 3/1");
+}
+
+#[test]
+fn a_batch_is_no_longer_than_receivers_take() {
+    let mut queue = queue(&["*"]);
+    let all = Settings {
+        queue_max: usize::MAX,
+        batch_max: usize::MAX,
+        ..settings()
     };
-    check(&["*"], &bytes, "0a1 0a2 0t0", "2 1/1");
+    let fit = BATCH_BYTES_MAX / EVENT_OVERHEAD_BYTES;
+    for number in 0..=fit {
+        queue.push(event('a', number as u64), &all);
+    }
+    let taken = queue.take(id(0), all.batch_max, at(0)).unwrap();
+    assert_eq!(taken.len(), fit);
+}
+
+#[test]
+fn a_miss_that_is_lost_is_told_of() {
+    let mut queue = Queue::default();
+    let filter = Filter {
+        kinds: vec![EventKind::CacheMiss],
+        channels: ChannelPattern::new("*").unwrap(),
+    };
+    queue.configure(vec![(id(0), filter)]);
+    let mut check = |settings: &Settings, given_up: usize, expected: &[&str]| {
+        for name in ["cache-a", "cache-b"] {
+            let channel = ChannelName::new(name).unwrap();
+            queue.push(
+                Event {
+                    channel,
+                    what: What::Missed,
+                },
+                settings,
+            );
+        }
+        queue.take(id(0), 9, at(0)).unwrap();
+        let failure = queue.failed(id(0), settings, at(0)).unwrap();
+        assert_eq!(failure.given_up, given_up);
+        let missed = queue.take_missed();
+        let missed: Vec<&str> = missed.iter().map(ChannelName::as_str).collect();
+        assert_eq!(missed, expected);
+        queue.hurry();
+        while queue.take(id(0), 9, at(0)).is_some() {
+            queue.delivered(id(0));
+        }
+    };
+    check(&settings(), 0, &[]);
+    let at_once = Settings {
+        retry_for: Duration::ZERO,
+        ..settings()
+    };
+    check(&at_once, 1, &["cache-a"]);
+    let one = Settings {
+        queue_max: 1,
+        ..settings()
+    };
+    check(&one, 0, &["cache-a"]);
 }
 
 proptest! {
@@ -213,7 +289,8 @@ proptest! {
     ) {
         let patterns = ["*", "a", "b"];
         let mut queue = queue(&patterns);
-        let settings = Settings { queue_max: 1_000, ..settings() };
+        // Each has room for what it wants, and for nothing more.
+        let settings = Settings { queue_max: steps.len(), ..settings() };
         let (mut now, mut number) = (0, 0_u64);
         let mut wanted: Vec<Vec<usize>> = vec![Vec::new(); 3];
         let mut got = wanted.clone();
@@ -231,7 +308,7 @@ proptest! {
             if what < 3 {
                 number += 1;
                 let name = if what == 0 { 'a' } else { 'b' };
-                queue.push(event(name, number), &settings, at(now));
+                queue.push(event(name, number), &settings);
                 wanted[0].push(usize::try_from(number).unwrap());
                 wanted[if name == 'a' { 1 } else { 2 }].push(usize::try_from(number).unwrap());
                 continue;
@@ -254,6 +331,7 @@ proptest! {
             }
         }
         prop_assert_eq!(got, wanted);
-        prop_assert_eq!((queue.len(), queue.bytes, queue.take_dropped()), (0, 0, 0));
+        prop_assert_eq!((queue.len(), queue.take_dropped()), (0, Dropped::default()));
+        prop_assert!(queue.hooks.iter().all(|hook| hook.bytes == 0));
     }
 }

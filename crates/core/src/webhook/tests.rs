@@ -139,7 +139,7 @@ impl World {
     fn told(&mut self, now: Moment) -> Vec<String> {
         let events = self.agenda.take(HOOK, now).unwrap_or_default();
         self.agenda.delivered(HOOK);
-        events.iter().map(shown).collect()
+        events.iter().map(|event| shown(event)).collect()
     }
 }
 
@@ -307,6 +307,52 @@ fn what_was_missed_is_forgotten_with_whoever_wants_to_know() {
 }
 
 #[test]
+fn a_miss_that_was_lost_is_told_again() {
+    let mut world = World::new(filter(USUAL, "*"), settings(9));
+    for step in ["+", "?"] {
+        world.step('c', step, at(0));
+    }
+    let fail = |world: &mut World, time| {
+        let events = world.agenda.take(HOOK, at(time)).unwrap();
+        world.agenda.failed(HOOK, at(time)).unwrap();
+        events.iter().map(|event| shown(event)).collect::<Vec<_>>()
+    };
+    assert_eq!(fail(&mut world, 0), ["c+", "c?"]);
+    world.step('c', "?", at(1));
+    assert_eq!(fail(&mut world, 400), ["c+"]);
+    assert_eq!(fail(&mut world, 500), ["c?"]);
+    world.step('c', "?", at(501));
+    assert_eq!(fail(&mut world, 900), ["c?"]);
+    world.step('c', "?", at(901));
+    assert_eq!(world.told(at(999)), ["c?"]);
+    world.step('c', "?", at(1_000));
+    assert!(world.told(at(1_000)).is_empty());
+}
+
+#[test]
+fn what_nobody_wanted_for_a_while_is_not_told_of_later() {
+    let mut world = World::new(filter(&ALL, "*"), settings(999));
+    for (name, step) in [
+        ('a', "+"),
+        ('p', "+"),
+        ('p', "<7"),
+        ('b', "+101"),
+        ('a', "-"),
+        ('p', ">7"),
+    ] {
+        world.step(name, step, at(0));
+    }
+    world.told(at(0));
+    world.agenda.configure(Vec::new());
+    for (name, step) in [('a', "+"), ('p', "<7"), ('b', "+")] {
+        world.step(name, step, at(1));
+    }
+    world.agenda.configure(vec![(HOOK, filter(&ALL, "*"))]);
+    world.step('a', ".", at(99));
+    assert!(world.told(at(99)).is_empty());
+}
+
+#[test]
 fn at_the_end_nobody_comes_back() {
     let mut world = World::new(filter(&ALL, "*"), settings(999));
     world.step('p', "+", at(0));
@@ -353,7 +399,7 @@ proptest! {
         let mut now = 0;
         let mut hear = |world: &mut World, now: u64| {
             let told = world.told(at(now));
-            if world.agenda.take_dropped() > 0 {
+            if world.agenda.take_dropped() != Dropped::default() {
                 return false;
             }
             for event in told {

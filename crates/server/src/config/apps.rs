@@ -142,11 +142,11 @@ pub struct PusherSection {
     pub webhook_delay: Duration,
     /// Events of one request. Default 20.
     pub webhook_batch_max: usize,
-    /// Events of one app that wait to be sent; at the limit the oldest go. Default 10,000.
+    /// Events that wait to be sent to one URL; at the limit the oldest go. Default 10,000.
     pub webhook_queue_max: usize,
     /// What these may take, in bytes. Default 16,777,216.
     pub webhook_queue_bytes_max: usize,
-    /// Age at which an event is not sent again to a URL that does not take it. Default 300s.
+    /// Time after its first try at which an event that is not taken is given up. Default 300s.
     #[serde(with = "seconds")]
     pub webhook_retry_for: Duration,
     /// Time until a request that has failed is made again; it doubles up to 30s. Default 1s.

@@ -91,7 +91,7 @@ impl WebhookSettings {
             let hint = if pusher.webhook_private_networks {
                 ""
             } else {
-                " (or pusher.webhook_private_networks must be set)"
+                " (unless pusher.webhook_private_networks is set when the server starts)"
             };
             format!("{error}{hint}")
         })

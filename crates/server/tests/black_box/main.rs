@@ -31,6 +31,7 @@ mod pusher_presence;
 mod pusher_reload;
 mod pusher_replay;
 mod pusher_webhooks;
+mod pusher_webhooks_reload;
 mod resume;
 mod tls;
 mod tokens;

@@ -2,31 +2,10 @@
 
 use std::path::Path;
 
-use crate::support::Server;
-use crate::support::pusher::{APP, App, OTHER_APP, Session};
-use rustix::process::{Pid, Signal, kill_process};
+use crate::support::pusher::{APP, App, OTHER_APP, Session, hang_up, start_with, until, write_apps};
 
 fn write(path: &Path, apps: &[(&App, &str)]) {
-    let tables = apps.iter().map(|(App { id, key, secret }, more)| {
-        format!("[[apps]]\nid = \"{id}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\n{more}\n")
-    });
-    std::fs::write(path, tables.collect::<String>()).unwrap();
-}
-
-/// Waits until a signed request of the app is answered so.
-async fn until(server: &Server, app: App, status: u16) {
-    crate::support::in_time(async {
-        while app.request(server, "GET", "/connections", &[], "").await.0 != status {}
-    })
-    .await;
-}
-
-fn pid(server: &Server) -> Pid {
-    Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap()
-}
-
-fn start(path: &Path) -> Server {
-    Server::start(&[("FANFARE_CONFIG", path.to_str().unwrap())])
+    write_apps(path, "", apps);
 }
 
 #[tokio::test]
@@ -34,7 +13,7 @@ async fn apps_come_and_go_by_a_file_that_changes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fanfare.toml");
     write(&path, &[(&APP, "")]);
-    let server = start(&path);
+    let server = start_with(&path);
     let mut stays = Session::connect(&server, APP).await;
     stays.subscribe("orders").await;
     assert_eq!(
@@ -43,7 +22,7 @@ async fn apps_come_and_go_by_a_file_that_changes() {
     );
     // The first app shares its channels with the other doors, so it cannot become another one.
     write(&path, &[(&OTHER_APP, ""), (&APP, "")]);
-    kill_process(pid(&server), Signal::HUP).unwrap();
+    hang_up(&server);
     write(&path, &[(&APP, ""), (&OTHER_APP, "")]);
     until(&server, OTHER_APP, 200).await;
     let mut goes = Session::connect(&server, OTHER_APP).await;
@@ -68,8 +47,7 @@ async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fanfare.toml");
     write(&path, &[(&APP, "")]);
-    let server = start(&path);
-    let hang_up = || kill_process(pid(&server), Signal::HUP).unwrap();
+    let server = start_with(&path);
     let mut session = Session::connect(&server, APP).await;
     session.subscribe("orders").await;
     for wrong in [
@@ -79,13 +57,13 @@ async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
         "",
     ] {
         std::fs::write(&path, wrong).unwrap();
-        hang_up();
+        hang_up(&server);
         APP.trigger(&server, "orders", "as before", "").await;
         session.heard("as before").await;
     }
     // A limit of an app holds at once, also for who is here.
     write(&path, &[(&APP, "subscriptions_max = 1")]);
-    hang_up();
+    hang_up(&server);
     // Until it has been read.
     loop {
         let mut other = Session::connect(&server, APP).await;
@@ -107,7 +85,7 @@ async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
         ..APP
     };
     write(&path, &[(&renewed, "")]);
-    hang_up();
+    hang_up(&server);
     until(&server, renewed, 200).await;
     assert_eq!(APP.request(&server, "GET", "/connections", &[], "").await.0, 401);
     renewed.trigger(&server, "orders", "by the new one", "").await;

@@ -31,7 +31,7 @@ fn events(question: &Question) -> Vec<Value> {
 }
 
 /// The next events, which are taken.
-async fn told(back_end: &mut BackEnd) -> Vec<Value> {
+pub(crate) async fn told(back_end: &mut BackEnd) -> Vec<Value> {
     let question = back_end.asked().await;
     let events = events(&question);
     question.answer(200, "");
@@ -40,7 +40,7 @@ async fn told(back_end: &mut BackEnd) -> Vec<Value> {
 
 /// What is told next, in as many requests as it comes; exactly these.
 #[track_caller]
-fn told_are(back_end: &mut BackEnd, expected: Vec<Value>) -> impl Future<Output = ()> + '_ {
+pub(crate) fn told_are(back_end: &mut BackEnd, expected: Vec<Value>) -> impl Future<Output = ()> + '_ {
     let caller = std::panic::Location::caller();
     async move {
         let mut all = Vec::new();
@@ -55,11 +55,11 @@ fn of(name: &str, channel: &str) -> Value {
     json!({"name": name, "channel": channel})
 }
 
-fn occupied(channel: &str) -> Value {
+pub(crate) fn occupied(channel: &str) -> Value {
     of("channel_occupied", channel)
 }
 
-fn vacated(channel: &str) -> Value {
+pub(crate) fn vacated(channel: &str) -> Value {
     of("channel_vacated", channel)
 }
 
@@ -67,23 +67,23 @@ fn member(name: &str, channel: &str, user: &str) -> Value {
     json!({"name": name, "channel": channel, "user_id": user})
 }
 
-async fn metric(server: &Server, name: &str) -> u64 {
+pub(crate) async fn metric(server: &Server, name: &str) -> u64 {
     server.admin_metric(name).await.unwrap_or(0)
 }
 
 /// Asks again and again until a metric is as it should be.
-async fn wait_until(server: &Server, name: &str, is_so: impl Fn(u64) -> bool) {
+pub(crate) async fn wait_until(server: &Server, name: &str, is_so: impl Fn(u64) -> bool) {
     let reached = async { while !is_so(metric(server, name).await) {} };
     let reached = tokio::time::timeout(PATIENCE, reached).await;
     reached.unwrap_or_else(|_| panic!("{name} did not become what it should"));
 }
 
-async fn wait_for(server: &Server, name: &str, value: u64) {
+pub(crate) async fn wait_for(server: &Server, name: &str, value: u64) {
     wait_until(server, name, |now| now >= value).await;
 }
 
-const FAILED: &str = "fanfare_webhook_requests_total{outcome=\"failed\"}";
-const WAITING: &str = "fanfare_webhook_events_waiting";
+pub(crate) const FAILED: &str = "fanfare_webhook_requests_total{outcome=\"failed\"}";
+pub(crate) const WAITING: &str = "fanfare_webhook_events_waiting";
 
 fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -468,7 +468,9 @@ async fn what_is_refused_for_too_long_is_given_up() {
     let mut anna = Session::connect(&server, APP).await;
     anna.subscribe("orders").await;
     let given_up = "fanfare_webhook_events_dropped_total{cause=\"too_old\"}";
+    let mut tries = 0;
     loop {
+        tries += 1;
         let question = back_end.asked().await;
         assert_eq!(events(&question), [occupied("orders")]);
         let tried = metric(&server, FAILED).await;
@@ -478,6 +480,7 @@ async fn what_is_refused_for_too_long_is_given_up() {
             break;
         }
     }
+    assert!(tries > 1, "it was tried once only");
     anna.subscribe("fence").await;
     told_are(&mut back_end, vec![occupied("fence")]).await;
 }
@@ -540,49 +543,4 @@ async fn at_the_end_it_is_told_that_all_have_gone() {
     .await;
     let (status, _) = tokio::task::spawn_blocking(|| server.wait()).await.unwrap();
     assert_eq!(status.code(), Some(0));
-}
-
-#[tokio::test]
-async fn webhooks_change_while_the_server_runs() {
-    let mut first = BackEnd::start().await;
-    let mut second = BackEnd::start().await;
-    let file = |back_end: &BackEnd| {
-        let App { id, key, secret } = APP;
-        let url = back_end.url("/hook");
-        format!(
-            "[[apps]]\nid = \"{id}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\nwebhooks = [{{ url = \"{url}\" }}]\n\
-             [pusher]\nwebhook_private_networks = true\n"
-        )
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("fanfare.toml");
-    std::fs::write(&path, file(&first)).unwrap();
-    let server = Server::start(&[("FANFARE_CONFIG", path.to_str().unwrap())]);
-    let mut anna = Session::connect(&server, APP).await;
-    anna.subscribe("before").await;
-    told_are(&mut first, vec![occupied("before")]).await;
-    std::fs::write(&path, file(&second)).unwrap();
-    let mut heard = Vec::new();
-    let mut subscribed = Vec::new();
-    // Each is told to whom the file named when the server looked last; at the change maybe to both.
-    while !heard.iter().any(|(is_second, _)| *is_second) {
-        let channel = format!("orders.{}", subscribed.len());
-        anna.subscribe(&channel).await;
-        subscribed.push(occupied(&channel));
-        let (question, is_second) = tokio::select! {
-            question = first.asked() => (question, false),
-            question = second.asked() => (question, true),
-        };
-        heard.extend(events(&question).into_iter().map(|event| (is_second, event)));
-        question.answer(200, "");
-    }
-    anna.subscribe("after").await;
-    let after = occupied("after");
-    while heard.last().is_none_or(|(_, event)| *event != after) {
-        heard.extend(told(&mut second).await.into_iter().map(|event| (true, event)));
-    }
-    // Nothing is lost where the one takes the other's place.
-    for event in subscribed {
-        assert!(heard.iter().any(|(_, heard)| *heard == event), "{event}");
-    }
 }

@@ -5,6 +5,7 @@
 //! text in one.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{quoted, shown};
@@ -13,8 +14,8 @@ use crate::publication::{Entry, EventName};
 use crate::webhook::{Event, What};
 
 /// The body of a request that is made at `now`, since 1970.
-pub fn body(now: Duration, events: &[Event]) -> String {
-    let events: Vec<String> = events.iter().map(event).collect();
+pub fn body(now: Duration, events: &[Arc<Event>]) -> String {
+    let events: Vec<String> = events.iter().map(|one| event(one)).collect();
     format!(
         "{{\"time_ms\":{},\"events\":[{}]}}",
         now.as_millis(),
@@ -58,8 +59,6 @@ fn said(entry: &Entry, is_presence: bool, text: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::app::AppId;
     use crate::channel::ChannelName;
@@ -74,7 +73,7 @@ mod tests {
         let channel = ChannelName::new(channel).unwrap();
         let body = body(
             Duration::from_millis(1_795_400_000_123),
-            &[Event { channel, what }],
+            &[Arc::new(Event { channel, what })],
         );
         assert_eq!(
             body,
@@ -146,9 +145,11 @@ mod tests {
 
     #[test]
     fn several_events_are_one_body() {
-        let event = |text: &str| Event {
-            channel: ChannelName::new(text).unwrap(),
-            what: What::Occupied,
+        let event = |text: &str| {
+            Arc::new(Event {
+                channel: ChannelName::new(text).unwrap(),
+                what: What::Occupied,
+            })
         };
         assert_eq!(
             body(Duration::ZERO, &[event("a"), event("b")]),

@@ -11,8 +11,11 @@
     clippy::expect_used
 )]
 
+use std::path::Path;
+
 use aws_lc_rs::hmac;
 use md5::{Digest, Md5};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::{Peer, Said, Server, handshake};
@@ -119,6 +122,33 @@ impl App {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a configuration file with these apps, each with further lines of its table.
+pub fn write_apps(path: &Path, before: &str, apps: &[(&App, &str)]) {
+    let tables = apps.iter().map(|(App { id, key, secret }, more)| {
+        format!("[[apps]]\nid = \"{id}\"\nkey = \"{key}\"\nsecret = \"{secret}\"\n{more}\n")
+    });
+    std::fs::write(path, format!("{before}\n{}", tables.collect::<String>())).unwrap();
+}
+
+/// A server with this configuration file.
+pub fn start_with(path: &Path) -> Server {
+    Server::start(&[("FANFARE_CONFIG", path.to_str().unwrap())])
+}
+
+/// Lets a server read its configuration file again.
+pub fn hang_up(server: &Server) {
+    let pid = Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+}
+
+/// Waits until a signed request of the app is answered so.
+pub async fn until(server: &Server, app: App, status: u16) {
+    crate::support::in_time(async {
+        while app.request(server, "GET", "/connections", &[], "").await.0 != status {}
+    })
+    .await;
 }
 
 /// One connection of a client.
