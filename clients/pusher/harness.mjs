@@ -149,12 +149,18 @@ export function jwt(claims, key) {
 
 // The server and what is around it
 
+// Texts and numbers are written in TOML as in JSON.
+const pair = ([key, value]) => `${key} = ${toml(value)}`;
+const toml = (value) => {
+  if (Array.isArray(value)) return `[${value.map(toml).join(', ')}]`;
+  return typeof value === 'object' ? `{ ${Object.entries(value).map(pair).join(', ')} }` : JSON.stringify(value);
+};
+
 /** Starts the server with these apps and further lines of its configuration. */
 export async function startServer({ apps = [APP], settings = '', env = {}, address = '127.0.0.1:0' } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'fanfare-'));
   const file = join(folder, 'fanfare.toml');
-  // What an app has of texts, numbers and lists is written in TOML as in JSON.
-  const tables = apps.map((app) => ['[[apps]]', ...Object.entries(app).map(([key, value]) => `${key} = ${JSON.stringify(value)}`)]);
+  const tables = apps.map((app) => ['[[apps]]', ...Object.entries(app).map(pair)]);
   writeFileSync(file, `${settings}\n${tables.flat().join('\n')}\n`);
   // The server looks at its file as long as it runs.
   const tidy = () => rmSync(folder, { recursive: true, force: true });

@@ -23,6 +23,8 @@ pub enum Transport {
     EventStream,
     /// The Pusher protocol over WebSocket, with one subscription.
     Pusher,
+    /// The same, of a presence channel: each as a user of its own.
+    PusherMember,
 }
 
 /// How a server wants to be addressed. `{channel}` stands for the channel's name.
@@ -72,13 +74,13 @@ impl Target {
     pub(crate) fn subscribe_request(&self, transport: Transport, channel: &str) -> Vec<u8> {
         let authority = &self.authority;
         match transport {
-            Transport::WebSocket | Transport::Pusher => format!(
+            Transport::WebSocket | Transport::Pusher | Transport::PusherMember => format!(
                 "GET {} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-                if transport == Transport::Pusher {
-                    self.pusher_path.clone()
-                } else {
+                if transport == Transport::WebSocket {
                     fill(&self.websocket_path, channel)
+                } else {
+                    self.pusher_path.clone()
                 }
             ),
             Transport::EventStream => format!(
@@ -101,8 +103,7 @@ impl Target {
         let md5 = hex(&Md5::digest(body.as_bytes()));
         let query = format!("auth_key={key}&auth_timestamp={time}&auth_version=1.0&body_md5={md5}");
         let signed = format!("POST\n/apps/{id}/events\n{query}");
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-        let signature = hex(hmac::sign(&secret, signed.as_bytes()).as_ref());
+        let signature = sign(secret, &signed);
         format!(
             "POST /apps/{id}/events?{query}&auth_signature={signature} HTTP/1.1\r\nHost: {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -152,6 +153,35 @@ impl Default for Signatory {
 /// What a client of the Pusher protocol says to listen to a public channel.
 pub(crate) fn pusher_subscribe(channel: &str) -> String {
     format!("{{\"event\":\"pusher:subscribe\",\"data\":{{\"auth\":\"\",\"channel\":\"{channel}\"}}}}")
+}
+
+impl Signatory {
+    /// What a client says to be a member of a presence channel, as the user with this number.
+    pub(crate) fn subscribe_as_member(&self, socket: &str, channel: &str, user: usize) -> String {
+        let member = format!("{{\"user_id\":\"{user}\",\"user_info\":{{\"name\":\"User {user}\"}}}}");
+        let signature = sign(&self.secret, &format!("{socket}:{channel}:{member}"));
+        serde_json::json!({
+            "event": "pusher:subscribe",
+            "data": {
+                "channel": channel,
+                "auth": format!("{}:{signature}", self.key),
+                "channel_data": member,
+            },
+        })
+        .to_string()
+    }
+}
+
+/// The name of a socket, from the frame that tells it.
+pub(crate) fn socket_id(frame: &[u8]) -> Option<String> {
+    let frame: serde_json::Value = serde_json::from_slice(frame).ok()?;
+    let data: serde_json::Value = serde_json::from_str(frame["data"].as_str()?).ok()?;
+    Some(data["socket_id"].as_str()?.to_owned())
+}
+
+fn sign(secret: &str, text: &str) -> String {
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    hex(hmac::sign(&secret, text.as_bytes()).as_ref())
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -78,10 +78,11 @@ impl Drive<'_> {
             joined.clear();
             input = &behind_head;
             self.subscribers[key].answered = true;
-            if self.is_pusher(key) {
-                self.subscribe(key);
-            } else {
-                self.enter(key, head.chunked);
+            match self.transport(key) {
+                Transport::Pusher => self.subscribe(key),
+                // It must be told its name before it can sign with it.
+                Transport::PusherMember => {}
+                Transport::WebSocket | Transport::EventStream => self.enter(key, head.chunked),
             }
         }
         if let Some(dechunker) = &mut self.subscribers[key].dechunker {
@@ -107,8 +108,8 @@ impl Drive<'_> {
         }
     }
 
-    fn is_pusher(&self, key: usize) -> bool {
-        self.scenario.group[self.subscribers[key].group].transport == Transport::Pusher
+    fn transport(&self, key: usize) -> Transport {
+        self.scenario.group[self.subscribers[key].group].transport
     }
 
     /// Says what it wants to listen to, where the path does not.
@@ -118,6 +119,14 @@ impl Drive<'_> {
         let frame = wire::text(target::pusher_subscribe(&channel).as_bytes());
         // A few bytes on a fresh connection: there is room.
         let _ = subscriber.socket.write(&frame);
+    }
+
+    /// The same as a member of a presence channel, a user of its own.
+    fn subscribe_as_member(&mut self, key: usize, socket: &str) {
+        let subscriber = &mut self.subscribers[key];
+        let channel = self.scenario.group[subscriber.group].channel(subscriber.channel);
+        let request = self.target.signatory.subscribe_as_member(socket, &channel, key);
+        let _ = subscriber.socket.write(&wire::text(request.as_bytes()));
     }
 
     /// A subscriber's handshake is answered well, and it listens.
@@ -155,6 +164,7 @@ impl Drive<'_> {
         };
         let mut settled = Vec::new();
         let mut enters = false;
+        let mut socket = None;
         let used = if websocket {
             let mut at = 0;
             while let Some((frame, len)) = wire::frame(input.get(at..).unwrap_or_default()) {
@@ -163,6 +173,7 @@ impl Drive<'_> {
                     // Only of the Pusher protocol: the others listen from their answer on.
                     Frame::Data(message) if !subscriber.open && !enters => {
                         enters = memchr::memmem::find(message, b"subscription_succeeded").is_some();
+                        socket = socket.or_else(|| target::socket_id(message));
                     }
                     Frame::Data(message) => settled.extend(hearing.hear(subscriber, message)),
                     Frame::Ping(payload) => drop(subscriber.socket.write(&wire::pong(payload))),
@@ -180,6 +191,11 @@ impl Drive<'_> {
         };
         if enters {
             self.enter(key, false);
+        }
+        if let Some(socket) = socket
+            && self.transport(key) == Transport::PusherMember
+        {
+            self.subscribe_as_member(key, &socket);
         }
         for at in settled {
             self.settle_flight(at);
