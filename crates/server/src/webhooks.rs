@@ -497,16 +497,16 @@ mod tests {
 
     #[test]
     fn a_webhook_is_the_same_as_far_as_it_can_be() {
-        let (a, b, c) = (("a", "*"), ("b", "*"), ("c", "x*"));
-        check(&[a, b], &[a, b], &[0, 1]);
-        check(&[a, b], &[b, a], &[1, 0]);
-        check(&[a, b], &[b], &[1]);
-        check(&[a], &[b], &[0]);
-        check(&[a, b], &[b, ("d", "*")], &[1, 0]);
-        check(&[a], &[a, b], &[0, 1]);
-        check(&[a], &[c], &[1]);
+        let (own, other) = (("a", "*"), ("b", "*"));
+        check(&[own, other], &[own, other], &[0, 1]);
+        check(&[own, other], &[other, own], &[1, 0]);
+        check(&[own, other], &[other], &[1]);
+        check(&[own], &[other], &[0]);
+        check(&[own, other], &[other, ("d", "*")], &[1, 0]);
+        check(&[own], &[own, other], &[0, 1]);
+        check(&[own], &[("c", "x*")], &[1]);
         // One URL, for several kinds of channels.
-        let (x, y, z) = (("a", "x*"), ("a", "y*"), ("a", "z*"));
+        let [x, y, z] = [("a", "x*"), ("a", "y*"), ("a", "z*")];
         check(&[x, y, z], &[x, y, z], &[0, 1, 2]);
         check(&[x, y, z], &[z, x], &[2, 0]);
         check(&[x, y], &[("a", "w*"), y], &[0, 1]);
