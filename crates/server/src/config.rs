@@ -226,7 +226,8 @@ pub struct Channels {
     pub talk: Vec<String>,
     /// Channels of which clients that may listen may also see who else does. Default none.
     pub presence: Vec<String>,
-    /// What is different for some channels; the first rule that matches a name holds. Default none.
+    /// What is different for some channels. Of what is kept, of replay and of slow readers the first rule holds that
+    /// matches a name and says something of it. Default none.
     pub rules: Vec<ChannelRule>,
 }
 
@@ -507,6 +508,13 @@ impl Config {
         for rule in &self.channels.rules {
             let pattern = ChannelPattern::new(&rule.channels)
                 .map_err(|error| ConfigError(format!("channels.rules: {:?}: {error}", rule.channels)))?;
+            // A rule about something else says nothing of this.
+            let says_nothing = rule.history_publications.is_none()
+                && rule.history_age.is_none()
+                && rule.history_bytes.is_none();
+            if says_nothing {
+                continue;
+            }
             let limits = HistoryLimits {
                 publications: rule.history_publications.unwrap_or(default.publications),
                 age: rule.history_age.unwrap_or(default.age),
@@ -537,7 +545,7 @@ impl Config {
     pub fn slow_consumer_rules(&self) -> Vec<(ChannelPattern, SlowConsumer)> {
         let rule = |rule: &ChannelRule| {
             let pattern = ChannelPattern::new(&rule.channels).ok()?;
-            Some((pattern, rule.slow_consumer.unwrap_or_default()))
+            Some((pattern, rule.slow_consumer?))
         };
         let rules: Vec<_> = self.channels.rules.iter().filter_map(rule).collect();
         let is_plain = rules.iter().all(|(_, slow)| *slow == SlowConsumer::Close);

@@ -350,6 +350,20 @@ fn contradictions_are_found_before_a_socket_opens() {
 }
 
 #[test]
+fn where_reverb_would_listen() {
+    let apps = [
+        ("REVERB_APP_ID", "1"),
+        ("REVERB_APP_KEY", "a"),
+        ("REVERB_APP_SECRET", "s"),
+        ("REVERB_SERVER_PATH", "ws"),
+    ];
+    let path = |file: &str| load(&sources(file, &apps, &[])).unwrap().0.pusher.path;
+    assert_eq!(path(""), "/ws");
+    assert_eq!(path("[pusher]\ncache_age = \"1h\""), "/ws");
+    assert_eq!(path("[pusher]\npath = \"/own\""), "/own");
+}
+
+#[test]
 fn channel_rules_say_what_is_kept_of_which_channels() {
     let file = "[history]\npublications = 7\n[[channels.rules]]\nchannels = \"room/*\"\nhistory_age = \"1h\"";
     let inline = "[{ channels = \"room/*\", history_age = \"1h\" }]";
@@ -367,6 +381,16 @@ fn channel_rules_say_what_is_kept_of_which_channels() {
         ("room/*".to_owned(), 7)
     );
     assert_eq!(limits.age, Duration::from_hours(1));
+    // A rule says nothing of what it does not name: not of history, nor of how long caches are kept.
+    let file = "[[channels.rules]]\nchannels = \"*\"\nreplay = \"user\"\n\
+                [[channels.rules]]\nchannels = \"room/*\"\nhistory_age = \"1h\"\nslow_consumer = \"newest\"";
+    let config = load(&sources(file, &[], &[])).unwrap().0;
+    let age = |channel: &str| config.history_age(&ChannelName::new(channel).unwrap());
+    assert_eq!(
+        ["room/1", "orders", "cache-price", "presence-cache-room"].map(age),
+        [60, 2, 30, 30].map(Duration::from_mins)
+    );
+    assert_eq!(config.slow_consumer_rules().len(), 1);
     check_refused("[[channels.rules]]\nhistory_age = \"1h\"", &[], &["channels"]);
     check_refused(
         "[[channels.rules]]\nchannels = \"\"",

@@ -18,6 +18,7 @@ use crate::tls::{self, Acceptor};
 
 mod bench;
 mod dev_cert;
+mod env_file;
 mod listen;
 mod publish;
 mod token;
@@ -219,27 +220,6 @@ fn laravel_env_file() -> Option<PathBuf> {
     (PathBuf::from("artisan").is_file() && file.is_file()).then_some(file)
 }
 
-/// What a `.env` file says of broadcasting; nothing else of it is looked at.
-fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let mut variables = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let prefixes = ["PUSHER_", "REVERB_", "BROADCAST_"];
-        if !prefixes.iter().any(|prefix| line.starts_with(prefix)) {
-            continue;
-        }
-        for variable in dotenvy::from_read_iter(line.as_bytes()) {
-            // Its own words would show the line, and so perhaps a secret.
-            let variable = variable.map_err(|_| format!("{shown}, line {number}: not NAME=value"))?;
-            variables.push(variable);
-        }
-    }
-    Ok(variables)
-}
-
 fn read_sources(
     path: Option<PathBuf>,
     env_file: Option<&Path>,
@@ -256,7 +236,7 @@ fn read_sources(
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
     // The environment is stronger than a file that stands for it.
-    let mut variables = env_file.map(read_env_file).transpose()?.unwrap_or_default();
+    let mut variables = env_file.map(env_file::read).transpose()?.unwrap_or_default();
     variables.extend(environment);
     Ok(Sources {
         file,

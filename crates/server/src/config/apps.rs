@@ -1,6 +1,7 @@
 //! Apps: who may use the Pusher door, and within which limits. `[[apps]]` in the file, or the variables
 //! that Laravel projects have anyway.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use fanfare_core::auth::{OriginRules, Secret};
@@ -19,8 +20,15 @@ const CREDENTIAL_BYTES_MAX: usize = 200;
 /// Shortest secret that is accepted beyond loopback, in bytes.
 const SECRET_BYTES_MIN: usize = 16;
 
-/// Secrets that stand in other people's documentation.
-const SAMPLE_SECRETS: [&str; 4] = ["app-secret", "secret", "my-app-secret", "demo-secret"];
+/// Secrets that stand in documentation: other people's and ours.
+const SAMPLE_SECRETS: [&str; 6] = [
+    "app-secret",
+    "secret",
+    "my-app-secret",
+    "demo-secret",
+    "demo-secret-b91c",
+    "other-secret-22bb",
+];
 
 /// One of `[[apps]]`: credentials of the Pusher door, and what its users may do. The first app shares
 /// its channels with the other doors; each further one is a world of its own.
@@ -293,10 +301,11 @@ impl AppSettings {
 /// Finds contradictions in a list of apps; returns warnings.
 pub(super) fn check(apps: &[AppSettings], is_public: bool) -> Result<Vec<String>, String> {
     let mut warnings = Vec::new();
+    let (mut ids, mut keys) = (HashSet::new(), HashSet::new());
     if apps.len() > APPS_MAX {
         return Err(format!("apps: at most {APPS_MAX}"));
     }
-    for (place, app) in apps.iter().enumerate() {
+    for app in apps {
         let id = &app.id;
         for (what, text) in [("id", &app.id), ("key", &app.key)] {
             let is_good = (1..=CREDENTIAL_BYTES_MAX).contains(&text.len())
@@ -309,11 +318,10 @@ pub(super) fn check(apps: &[AppSettings], is_public: bool) -> Result<Vec<String>
                 ));
             }
         }
-        let others = apps.get(..place).unwrap_or_default();
-        if others.iter().any(|other| other.id == *id) {
+        if !ids.insert(id) {
             return Err(format!("apps: two have the id {id:?}"));
         }
-        if others.iter().any(|other| other.key == app.key) {
+        if !keys.insert(&app.key) {
             return Err(format!("apps: two have the key {:?}", app.key));
         }
         let secret = app.secret.expose();

@@ -100,7 +100,11 @@ fn from_laravel(table: &mut toml::Table, environment: &[(String, String)]) -> Re
         table.insert("listen".to_owned(), listen.into());
         check_table(table, "REVERB_SERVER_HOST, REVERB_SERVER_PORT")?;
     }
-    if let Some(path) = found.path.filter(|_| !table.contains_key("pusher")) {
+    let has_path = table
+        .get("pusher")
+        .and_then(toml::Value::as_table)
+        .is_some_and(|pusher| pusher.contains_key("path"));
+    if let Some(path) = found.path.filter(|_| !has_path) {
         set(table, "pusher.path", &path);
     }
     Ok(())
