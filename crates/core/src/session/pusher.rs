@@ -225,17 +225,17 @@ impl Pusher {
             },
             frame::parse,
         );
-        if let Ok(ClientFrame::Subscribe { .. } | ClientFrame::Unsubscribe { .. }) = &frame {
+        if let Ok(ClientFrame::Subscribe { channel, .. }) = &frame {
             if let Err(wait) = self.subscriptions.take(self.settings.subscriptions, 1, now) {
-                if let Ok(ClientFrame::Subscribe { channel, .. }) = &frame {
-                    let message = Refusal::too_fast("apps.subscriptions_max", wait).to_string();
-                    let kind = pusher::SubscriptionErrorKind::Limit;
-                    let refused = pusher::subscription_error(channel, kind, 4301, &message);
-                    actions.push(Action::Send(refused));
-                }
+                let message = Refusal::too_fast("apps.subscriptions_max", wait).to_string();
+                let kind = pusher::SubscriptionErrorKind::Limit;
+                let refused = pusher::subscription_error(channel, kind, 4301, &message);
+                actions.push(Action::Send(refused));
                 actions.push(Action::Limited("apps.subscriptions_max"));
                 return false;
             }
+        } else if let Ok(ClientFrame::Unsubscribe { .. }) = &frame {
+            // Always done: there is no way to say that it was not, and what was subscribed to is bounded.
         } else if let Err(wait) = self.messages.take(self.settings.rates.messages, 1, now) {
             self.on_too_fast(now, "messages_per_connection", wait, actions);
             return false;

@@ -423,9 +423,17 @@ pub fn batch(body: &[u8], limits: &TriggerLimits) -> Result<Vec<Trigger>, Refusa
 
 fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
-        // The text says what and where, and nothing of the body.
-        Refusal::bad_request(format!("the body is not JSON of the expected form: {error}"))
+        let what = without_words(&error.to_string());
+        Refusal::bad_request(format!("the body is not JSON of the expected form: {what}"))
     })
+}
+
+/// What is wrong with a text and where, without the text itself: that may be long, and nobody's business.
+fn without_words(error: &str) -> String {
+    match (error.split_once('"'), error.rsplit_once('"')) {
+        (Some((before, _)), Some((_, behind))) => format!("{before}\"…\"{behind}"),
+        _ => error.to_owned(),
+    }
 }
 
 fn one(event: Event<'_>, limits: &TriggerLimits) -> Result<Trigger, Refusal> {

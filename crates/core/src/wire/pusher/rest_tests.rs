@@ -305,3 +305,63 @@ fn batches() {
     assert_eq!(of(&[event, "{}"]).unwrap_err().status(), 400);
     assert_eq!(batch(b"{}", &LIMITS).unwrap_err().status(), 400);
 }
+
+#[test]
+fn what_is_wrong_with_a_body_is_said_without_its_words() {
+    for body in [
+        "\"very private\"",
+        "[\"very private\",\"very private\"]",
+        r#"{"name":{"a":"very private"}}"#,
+        "{\"very private",
+    ] {
+        let error = trigger(body.as_bytes(), &LIMITS).unwrap_err().to_string();
+        assert!(error.contains("line 1") && !error.contains("private"), "{error}");
+    }
+    let long = format!("\"{}\"", "x".repeat(100_000));
+    assert!(trigger(long.as_bytes(), &LIMITS).unwrap_err().to_string().len() < 200);
+}
+
+proptest::proptest! {
+    /// Whatever a back end sends, signed or not, it is told what is wrong, in a sentence.
+    #[test]
+    fn no_request_comes_to_harm(
+        query in proptest::option::of("[a-z_=&%\\[\\]0-9]{0,60}"),
+        body in proptest::collection::vec(proptest::sample::select(PIECES), 0..20),
+    ) {
+        let body = body.concat();
+        if let Ok(signed) = Signed::new(query.as_deref()) {
+            let _ = signed.check_body(body.as_bytes());
+        }
+        for refusal in [trigger(body.as_bytes(), &LIMITS).err(), batch(body.as_bytes(), &LIMITS).err()] {
+            let text = refusal.map(|refusal| refusal.to_string()).unwrap_or_default();
+            proptest::prop_assert!(text.len() < 1_000, "{}", text);
+        }
+    }
+}
+
+/// What bodies are made of.
+const PIECES: &[&str] = &[
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"name\"",
+    "\"channel\"",
+    "\"channels\"",
+    "\"data\"",
+    "\"info\"",
+    "\"batch\"",
+    "\"socket_id\"",
+    "\"1.2\"",
+    "\"a\"",
+    "\"presence-a\"",
+    "\"pusher:a\"",
+    "null",
+    "true",
+    "1e999",
+    "\"\\ud800\"",
+    "\u{0}",
+    "\"",
+];

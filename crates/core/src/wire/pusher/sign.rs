@@ -47,7 +47,7 @@ pub fn check_auth(auth: &str, key: &str, secret: &Secret, signed: &str) -> Resul
         return Err("auth must be the app's key, a colon and a signature".to_owned());
     };
     if shown != key {
-        return Err("invalid key in auth: it is not the key that this connection was opened with".to_owned());
+        return Err("invalid key in auth: it is not the key of this app".to_owned());
     }
     if !is_good(secret, signed.as_bytes(), signature) {
         return Err(format!(
