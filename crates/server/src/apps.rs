@@ -14,12 +14,12 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fanfare_core::app::AppId;
 use fanfare_core::auth::OriginRules;
-use fanfare_core::channel::ChannelName;
+use fanfare_core::channel::{ChannelName, Kind};
 use fanfare_core::disconnect::Refusal;
 use fanfare_core::moment::Moment;
 use fanfare_core::people::{People, REPORTS_MAX};
@@ -34,12 +34,16 @@ use fanfare_core::wire::websocket::deflate::InflateLimits;
 use parking_lot::{Mutex, RwLock};
 
 use crate::config::{AppSettings, Config};
+use crate::engine;
 use crate::node::{Node, Place};
 use crate::shard::Owed;
 use crate::webhooks::{Desk, Hooks};
 
 /// What may stand around the data in what a client says, in bytes.
 const FRAME_BYTES: usize = 16 << 10;
+
+/// Channels of one session of which is told at once how many listen when it ends.
+const COUNTS_AT_ONCE_MAX: usize = 16;
 
 /// Channels of one session that can be gone on with.
 const REPLAY_CHANNELS_MAX: usize = 1_000;
@@ -69,6 +73,8 @@ pub(crate) struct World {
     pub(crate) returning: Mutex<Returning<Place>>,
     /// What its back end is told. Whoever holds the lock of the people, or the engine's, may use it.
     pub(crate) desk: Arc<Desk>,
+    /// Whether listeners want to be told how many they are.
+    is_counted: AtomicBool,
     /// Channels whose number of listeners is another one than their listeners were told.
     counted: Mutex<HashSet<ChannelName>>,
     /// Open sessions of the Pusher door.
@@ -110,6 +116,7 @@ impl World {
             returning: Mutex::new(Returning::new(bounds)),
             desk: Desk::new(&config.pusher),
             owed: Mutex::default(),
+            is_counted: AtomicBool::default(),
             counted: Mutex::default(),
             connections: AtomicUsize::new(0),
             events: Mutex::default(),
@@ -117,12 +124,21 @@ impl World {
         })
     }
 
-    /// Another number of sessions listens to a channel: tells them, at once where there are few.
-    pub(crate) fn count_changed(&self, node: &Node, channel: &ChannelName) {
+    /// Another number of sessions listens to these channels: tells them if the app wants it, at once where
+    /// there are few. A session with many channels that ends must not fill the mailboxes: the rest is told
+    /// later.
+    pub(crate) fn count_changed(&self, node: &Node, channels: &[ChannelName]) {
+        if !self.is_counted.load(Ordering::Relaxed) {
+            return;
+        }
+        let channels = channels.iter().filter(|channel| channel.kind() != Kind::Presence);
         // Under the lock, so that whoever tells last has counted last.
         let mut counted = self.counted.lock();
-        if !self.tell_count(node, channel, pusher::COUNT_AT_ONCE_MAX) {
-            counted.insert(channel.clone());
+        for (place, channel) in channels.enumerate() {
+            let is_first = place < COUNTS_AT_ONCE_MAX;
+            if !is_first || !self.tell_count(node, channel, pusher::COUNT_AT_ONCE_MAX) {
+                counted.insert(channel.clone());
+            }
         }
     }
 
@@ -250,7 +266,7 @@ pub(crate) struct Changes {
     pub(crate) closed: Vec<(AppId, Refusal)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Table {
     by_id: HashMap<String, Arc<App>>,
     by_key: HashMap<String, Arc<App>>,
@@ -286,7 +302,7 @@ impl Apps {
     }
 
     /// Puts the apps of another configuration in the place of those before: all of them or, if they cannot
-    /// be used, none.
+    /// be used, none. One reload at a time. Whoever looks an app up meanwhile waits for nothing.
     pub(crate) fn replace(&self, node: &Node, config: &Config) -> Result<Changes, String> {
         let wanted = settings(config);
         let first = self.table.read().by_number.get(&AppId::DEFAULT).cloned();
@@ -298,7 +314,6 @@ impl Apps {
                 first.settings.id
             ));
         }
-        // Files are opened before the lock is taken: nobody waits for the disk.
         let mut begun = Vec::new();
         for settings in &wanted {
             node.webhooks.open(settings, &node.config.pusher)?;
@@ -306,47 +321,53 @@ impl Apps {
                 begun.push(self.begin(begun.len(), node, config, settings)?);
             }
         }
-        let mut table = self.table.write();
-        for (id, name) in begun {
+        // All or none: a number that was given to one must never be given to another.
+        for (id, name, engine) in begun {
+            engine.into_iter().for_each(|engine| node.memory.add(engine));
+            let mut table = self.table.write();
             table.worlds.entry(id).or_insert_with(|| World::new(id, config));
             table.numbers.insert(name, id);
         }
+        let before = self.table.read().clone();
+        let mut after = Table {
+            worlds: before.worlds.clone(),
+            numbers: before.numbers.clone(),
+            ..Table::default()
+        };
         let mut changes = Changes::default();
-        let mut apps = Vec::new();
+        let mut configured = Vec::new();
         for settings in wanted {
-            let id = table
-                .numbers
-                .get(&settings.id)
-                .copied()
-                .ok_or("an app has no number")?;
-            let world = table.worlds.get(&id).cloned().ok_or("an app has no world")?;
-            match table.by_number.get(&id) {
-                Some(before) if before.settings == settings => {}
-                Some(before) => {
+            let id = before.numbers.get(&settings.id).copied();
+            let id = id.ok_or("an app has no number")?;
+            let known = before.by_number.get(&id);
+            if let Some(app) = known.filter(|app| app.settings == settings) {
+                after.insert(Arc::clone(app));
+                continue;
+            }
+            match known {
+                Some(app) => {
                     changes.changed += 1;
-                    if before.settings.enabled && !settings.enabled {
+                    if app.settings.enabled && !settings.enabled {
                         changes.closed.push((id, Refusal::AppDisabled));
                     }
                 }
                 None => changes.added += 1,
             }
-            apps.push(Arc::new(App::new(id, settings, world, config)?));
+            let world = before.worlds.get(&id).cloned().ok_or("an app has no world")?;
+            let app = Arc::new(App::new(id, settings, world, config)?);
+            configured.push((Arc::clone(&app), hooks(node, &app)?));
+            after.insert(app);
         }
-        let mut configured = Vec::new();
-        for app in &apps {
-            configured.push((Arc::clone(app), hooks(node, app)?));
-        }
-        let stays: HashSet<AppId> = apps.iter().map(|app| app.id).collect();
-        let gone = table.by_number.keys().filter(|id| !stays.contains(id));
+        let gone = before
+            .by_number
+            .keys()
+            .filter(|id| !after.by_number.contains_key(id));
         // Their back ends are still told that nobody is there any more.
         changes.closed.extend(gone.map(|id| (*id, Refusal::NoApp)));
+        *self.table.write() = after;
         for (app, hooks) in configured {
             node.webhooks.configure(node, app.id, &app.world.desk, hooks);
         }
-        table.by_id.clear();
-        table.by_key.clear();
-        table.by_number.clear();
-        apps.into_iter().for_each(|app| table.insert(app));
         Ok(changes)
     }
 
@@ -360,23 +381,22 @@ impl Apps {
         Ok(())
     }
 
-    /// A number and a world for an app that there never was before.
+    /// A number for an app that there never was before, and what orders its publications, with what is written
+    /// of them.
     fn begin(
         &self,
         before: usize,
         node: &Node,
         config: &Config,
         settings: &AppSettings,
-    ) -> Result<(AppId, String), String> {
+    ) -> Result<(AppId, String, Option<engine::App>), String> {
         let number = self.table.read().numbers.len() + before;
         let id = u16::try_from(number).ok().map(AppId);
         let id = id.filter(|id| *id != AppId::PROBE).ok_or("too many apps")?;
         // The first app of all has the world that there is from the start.
-        if id != AppId::DEFAULT {
-            let begun = node.begin.app(id, &folder(config, &settings.id));
-            node.memory.add(begun.map_err(|error| format!("{error:#}"))?);
-        }
-        Ok((id, settings.id.clone()))
+        let begun = (id != AppId::DEFAULT).then(|| node.begin.app(id, &folder(config, &settings.id)));
+        let begun = begun.transpose().map_err(|error| format!("{error:#}"))?;
+        Ok((id, settings.id.clone(), begun))
     }
 
     /// The app with this key.
@@ -475,6 +495,8 @@ fn people(config: &Config, id: AppId) -> People<Place> {
 
 impl Table {
     fn insert(&mut self, app: Arc<App>) {
+        let is_counted = app.settings.subscription_counts;
+        app.world.is_counted.store(is_counted, Ordering::Relaxed);
         self.numbers.insert(app.settings.id.clone(), app.id);
         self.by_id.insert(app.settings.id.clone(), Arc::clone(&app));
         self.by_key.insert(app.settings.key.clone(), Arc::clone(&app));

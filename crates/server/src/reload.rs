@@ -101,12 +101,10 @@ fn apply(node: &Arc<Node>, config: &Config, cause: &str) {
         Ok(changes) => changes,
         Err(error) => return tracing::error!(%error, "the apps cannot be used; nothing has changed"),
     };
-    for (app, refusal) in &changes.closed {
+    if !changes.closed.is_empty() {
+        let why = |(app, refusal): &(_, Refusal)| (*app, Disconnect::Refused(refusal.clone()));
         for commands in &node.commands {
-            let why = Disconnect::Refused(refusal.clone());
-            if commands.send(What::CloseApp(*app, why)).is_err() {
-                node.metrics.limited("commands");
-            }
+            commands.send_anyway(What::CloseApps(changes.closed.iter().map(why).collect()));
         }
     }
     let gone = |refusal: &Refusal| changes.closed.iter().filter(|(_, why)| why == refusal).count();

@@ -34,6 +34,9 @@ use parking_lot::Mutex;
 use super::file::{self, Frames, Head, HeadError, Met};
 use super::{Active, Counters, Disk, Sealed, Sync, Synced, bytes_max};
 
+/// Where the files are in an app's folder. Not by the app's number, which is its place in a configuration.
+const STREAMS: &str = "default";
+
 /// Places that are left out where it is not known how many there were.
 const JUMP: u64 = 1 << 32;
 
@@ -119,7 +122,7 @@ struct Tally {
 impl Folder {
     /// Reads an app's files, and begins a new one.
     pub(crate) fn open(&self, wanted: Wanted) -> Result<Opened> {
-        let folder = self.path.join(wanted.app.to_string());
+        let folder = self.path.join(STREAMS);
         make(&folder)?;
         let start = Instant::now();
         let boot = boot();

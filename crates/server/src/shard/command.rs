@@ -7,7 +7,7 @@
 //! To end many sessions takes several turns, of [`BUDGET`] each, so that all others hear in between what
 //! they are sent. What was asked after that waits.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,8 +42,8 @@ pub(crate) enum What {
     Close(Vec<Key>, Disconnect),
     /// End whatever listens to a channel.
     CloseListeners(AppId, ChannelName, Disconnect),
-    /// End the sessions of an app's own door.
-    CloseApp(AppId, Disconnect),
+    /// End the sessions of these apps' own door.
+    CloseApps(HashMap<AppId, Disconnect>),
     /// Let these sessions hear a channel too.
     Join(Vec<Key>, ChannelName),
     /// Let them hear it no more.
@@ -61,6 +61,13 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
+    /// Sends a command that must not get lost, however many wait: who does so does it rarely.
+    pub(crate) fn send_anyway(&self, what: What) {
+        let (done, _) = oneshot::channel();
+        self.queue.lock().push_back(Command { what, done });
+        self.arrived.notify_one();
+    }
+
     /// Sends a command; the number of sessions comes when it was carried out.
     pub(crate) fn send(&self, what: What) -> Result<oneshot::Receiver<usize>, Refusal> {
         let (done, answer) = oneshot::channel();
@@ -81,17 +88,16 @@ impl Commands {
 
 /// A command that ends sessions, while it is carried out.
 pub(super) struct Ending {
-    keys: std::vec::IntoIter<Key>,
-    why: Disconnect,
+    keys: std::vec::IntoIter<(Key, Disconnect)>,
     count: usize,
     done: oneshot::Sender<usize>,
 }
 
 impl Ending {
-    fn new(keys: Vec<Key>, why: Disconnect, done: oneshot::Sender<usize>) -> Self {
+    fn new(keys: Vec<Key>, why: &Disconnect, done: oneshot::Sender<usize>) -> Self {
+        let keys: Vec<_> = keys.into_iter().map(|key| (key, why.clone())).collect();
         Self {
             keys: keys.into_iter(),
-            why,
             count: 0,
             done,
         }
@@ -118,16 +124,20 @@ impl State {
             };
             let count = match what {
                 What::Close(keys, why) => {
-                    self.ending = Some(Ending::new(keys, why, done));
+                    self.ending = Some(Ending::new(keys, &why, done));
                     continue;
                 }
                 What::CloseListeners(app, channel, why) => {
                     let keys = self.listeners(app, channel);
-                    self.ending = Some(Ending::new(keys, why, done));
+                    self.ending = Some(Ending::new(keys, &why, done));
                     continue;
                 }
-                What::CloseApp(app, why) => {
-                    self.ending = Some(Ending::new(self.insiders(app), why, done));
+                What::CloseApps(apps) => {
+                    self.ending = Some(Ending {
+                        keys: self.insiders(&apps).into_iter(),
+                        count: 0,
+                        done,
+                    });
                     continue;
                 }
                 What::Join(keys, channel) => {
@@ -154,6 +164,9 @@ impl State {
             };
             // Whoever asked may have gone; it is done nevertheless.
             let _ = done.send(count);
+            if begun.elapsed() >= BUDGET && !self.commands.is_empty() {
+                return true;
+            }
         }
     }
 
@@ -164,28 +177,27 @@ impl State {
         slots.into_iter().filter_map(key).collect()
     }
 
-    /// Sessions of an app's own door.
-    fn insiders(&self, app: AppId) -> Vec<Key> {
-        let is_its = |connection: &Connection| match &connection.stage {
-            Stage::Open(open) => open.world.id == app && open.insider.is_some(),
-            _ => false,
+    /// Sessions of these apps' own door, and why each goes.
+    fn insiders(&self, apps: &HashMap<AppId, Disconnect>) -> Vec<(Key, Disconnect)> {
+        let why = |connection: &Connection| match &connection.stage {
+            Stage::Open(open) if open.insider.is_some() => apps.get(&open.world.id).cloned(),
+            _ => None,
         };
-        let its = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| is_its(connection));
-        its.map(|(slot, connection)| connection.key(u32::try_from(slot).unwrap_or(u32::MAX)))
-            .collect()
+        let its = self.connections.iter().filter_map(|(slot, connection)| {
+            let key = connection.key(u32::try_from(slot).unwrap_or(u32::MAX));
+            Some((key, why(connection)?))
+        });
+        its.collect()
     }
 
     /// Ends sessions until this turn's time is over. Returns what is left.
     fn go_on_ending(&mut self, shard: &Shard, mut ending: Ending, begun: Instant) -> Option<Ending> {
-        while let Some(key) = ending.keys.next() {
+        while let Some((key, why)) = ending.keys.next() {
             let is_open = self
                 .get(key)
                 .is_some_and(|connection| matches!(connection.stage, Stage::Open(_)));
             if is_open {
-                self.close_session(shard, key, ending.why.clone());
+                self.close_session(shard, key, why);
                 ending.count += 1;
             }
             if begun.elapsed() >= BUDGET && ending.keys.len() > 0 {
@@ -230,6 +242,7 @@ impl State {
         if let Some(user) = user {
             super::members::join(node, &world, channel, &user);
         }
+        world.count_changed(node, std::slice::from_ref(channel));
         true
     }
 
@@ -254,6 +267,7 @@ impl State {
         if let Some(user) = user {
             super::members::leave(node, &world, channel, &user);
         }
+        world.count_changed(node, std::slice::from_ref(channel));
         true
     }
 }

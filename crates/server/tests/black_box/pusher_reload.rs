@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::support::Server;
 use crate::support::pusher::{APP, App, OTHER_APP, Session, hang_up, start_with, until, write_apps};
 
 fn write(path: &Path, apps: &[(&App, &str)]) {
@@ -90,4 +91,92 @@ async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
     assert_eq!(APP.request(&server, "GET", "/connections", &[], "").await.0, 401);
     renewed.trigger(&server, "orders", "by the new one", "").await;
     session.heard("by the new one").await;
+}
+
+/// A server with these apps that writes what is published.
+fn start_on_disk(path: &Path, data: &Path) -> Server {
+    Server::start(&[
+        ("FANFARE_CONFIG", path.to_str().unwrap()),
+        ("FANFARE_ENGINE", "disk"),
+        ("FANFARE_DATA_DIR", data.to_str().unwrap()),
+    ])
+}
+
+const THIRD_APP: App = App {
+    id: "4713",
+    key: "third-key-33bb",
+    secret: "third-secret-44cc",
+};
+
+/// What is cached of a channel.
+async fn cached(server: &Server, app: App) -> String {
+    let mut session = Session::connect(server, app).await;
+    session.subscribe("cache-price").await;
+    let heard = session.hear().await;
+    if heard["event"] == "pusher:cache_miss" {
+        return String::new();
+    }
+    heard["data"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_was_published_stays_with_its_app_whatever_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, data) = (folder.path().join("fanfare.toml"), folder.path().join("data"));
+    write(&path, &[(&APP, ""), (&OTHER_APP, ""), (&THIRD_APP, "")]);
+    let server = start_on_disk(&path, &data);
+    for app in [APP, OTHER_APP, THIRD_APP] {
+        app.trigger(&server, "cache-price", "price", app.id).await;
+    }
+    server.terminate();
+    tokio::task::spawn_blocking(|| server.wait()).await.unwrap();
+    write(&path, &[(&APP, ""), (&THIRD_APP, "")]);
+    let server = start_on_disk(&path, &data);
+    for app in [APP, THIRD_APP] {
+        assert_eq!(cached(&server, app).await, app.id);
+    }
+    // One that comes back.
+    write(&path, &[(&APP, ""), (&THIRD_APP, ""), (&OTHER_APP, "")]);
+    hang_up(&server);
+    until(&server, OTHER_APP, 200).await;
+    assert_eq!(cached(&server, OTHER_APP).await, OTHER_APP.id);
+}
+
+#[tokio::test]
+async fn apps_that_cannot_begin_leave_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, data) = (folder.path().join("fanfare.toml"), folder.path().join("data"));
+    write(&path, &[(&APP, "")]);
+    let server = start_on_disk(&path, &data);
+    // Where the third one would write there is a file.
+    let folder_of = |app: App| {
+        let name: String = app.id.bytes().map(|byte| format!("{byte:02x}")).collect();
+        data.join("apps").join(name)
+    };
+    std::fs::create_dir_all(data.join("apps")).unwrap();
+    std::fs::write(folder_of(THIRD_APP), "in the way").unwrap();
+    write(&path, &[(&APP, ""), (&OTHER_APP, ""), (&THIRD_APP, "")]);
+    hang_up(&server);
+    // The second one had begun when the third one could not.
+    crate::support::in_time(async { while !folder_of(OTHER_APP).exists() {} }).await;
+    let fourth = App {
+        id: "4714",
+        key: "fourth-key-55dd",
+        secret: "fourth-secret-66ee",
+    };
+    write(&path, &[(&APP, ""), (&fourth, "")]);
+    hang_up(&server);
+    until(&server, fourth, 200).await;
+    fourth.trigger(&server, "cache-price", "price", "fourth").await;
+    write(&path, &[(&APP, ""), (&fourth, ""), (&OTHER_APP, "")]);
+    hang_up(&server);
+    until(&server, OTHER_APP, 200).await;
+    assert_eq!(cached(&server, OTHER_APP).await, "");
+    OTHER_APP.trigger(&server, "cache-price", "price", "other").await;
+    assert_eq!(cached(&server, fourth).await, "fourth");
+    assert_eq!(cached(&server, OTHER_APP).await, "other");
+    assert_eq!(
+        THIRD_APP.request(&server, "GET", "/connections", &[], "").await.0,
+        404
+    );
 }
