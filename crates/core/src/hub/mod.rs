@@ -262,14 +262,14 @@ impl Hub {
         member.subscriptions.iter().any(|own| Some(own.topic) == index)
     }
 
-    /// Calls `look` with each topic that a session listens to.
-    pub fn each_topic(&self, slot: Slot, mut look: impl FnMut(&Topic)) {
+    /// Calls `look` with each topic that a session listens to, and the last place that is not for it.
+    pub fn each_topic(&self, slot: Slot, mut look: impl FnMut(&Topic, Option<Offset>)) {
         let member = self.members.get(slot as usize).and_then(Option::as_ref);
-        let subscriptions = member.map_or(&[][..], |member| &member.subscriptions);
-        let topics = subscriptions
-            .iter()
-            .filter_map(|own| self.topics.get(own.topic as usize));
-        topics.for_each(|topic| look(&topic.topic));
+        for own in member.map_or(&[][..], |member| &member.subscriptions) {
+            if let Some(topic) = self.topics.get(own.topic as usize) {
+                look(&topic.topic, own.after);
+            }
+        }
     }
 
     /// How many topics a session listens to.

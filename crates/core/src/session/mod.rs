@@ -102,6 +102,11 @@ pub enum Session {
 }
 
 impl Session {
+    /// Whether it stays: a long poll ends with each answer, and the next one comes at once.
+    pub fn is_steady(&self) -> bool {
+        !matches!(self, Self::LongPoll(_))
+    }
+
     /// Bytes have arrived. They are used up, and what was unfinished is kept inside; but where messages
     /// are taken one by one, the bytes behind the first are left: says how many. The buffer is
     /// unmasked in place, hence mutable.

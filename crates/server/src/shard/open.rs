@@ -409,6 +409,7 @@ impl State {
             world,
             channels,
             unsaid: None,
+            held: None,
             echo: listen.echo,
             grant: listen.grant.map(Box::new),
             insider: None,
@@ -426,6 +427,11 @@ impl State {
         self.seat(shard, key, open, form, listen.deflate.is_some(), now);
         if !past.bytes.is_empty() {
             self.send(shard, key, past.bytes.into());
+        }
+        if let Some(Stage::Open(open)) = self.get(key).map(|connection| &connection.stage)
+            && open.session.is_steady()
+        {
+            open.world.count_changed(node, &heard);
         }
         let metrics = &node.metrics.shards[shard.index];
         metrics.replayed.add(past.replayed);

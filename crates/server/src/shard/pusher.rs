@@ -173,6 +173,7 @@ impl State {
             world: Arc::clone(&app.world),
             channels: SmallVec::new(),
             unsaid: None,
+            held: None,
             echo: false,
             grant: None,
             insider: Some(Box::new(insider)),
@@ -196,6 +197,10 @@ impl State {
         let Some(app) = shard.node.apps.get(open.world.id) else {
             return self.close_session(shard, key, Disconnect::Refused(Refusal::NoApp));
         };
+        // It may just have become so, and the command that ends its sessions waits.
+        if !app.settings.enabled {
+            return self.close_session(shard, key, Disconnect::Refused(Refusal::AppDisabled));
+        }
         match frame {
             ClientFrame::Subscribe {
                 channel,
@@ -295,10 +300,6 @@ impl State {
         if self.hub.listens(key.slot, &topic) {
             // Said once more, without any effect.
             let data = match channel.kind() {
-                Kind::Presence if self.has_waiting(key) => {
-                    let message = "subscribed already, and something waits to be read";
-                    return Err(Denied::new(SubscriptionErrorKind::Limit, 4301, message));
-                }
                 Kind::Presence => presence::roster(app.world.people.lock().roster(&channel)),
                 _ => "{}".to_owned(),
             };
@@ -363,7 +364,7 @@ impl State {
             let frame = cached.unwrap_or_else(|| pusher::cache_miss(&channel));
             self.send(shard, key, frame);
         }
-        Self::count_changed(node, app, &channel);
+        app.world.count_changed(node, std::slice::from_ref(&channel));
         Ok(())
     }
 
@@ -385,15 +386,8 @@ impl State {
         if let Some(user) = user {
             members::leave(node, &app.world, channel, &user);
         }
-        Self::count_changed(node, app, channel);
+        app.world.count_changed(node, std::slice::from_ref(channel));
         true
-    }
-
-    /// How many listen to a channel is another number now: says so, if the app wants it.
-    fn count_changed(node: &Node, app: &App, channel: &ChannelName) {
-        if app.settings.subscription_counts && channel.kind() != Kind::Presence {
-            app.world.count_changed(node, channel);
-        }
     }
 
     fn sign_in(
@@ -439,10 +433,14 @@ impl State {
             ..Grant::default()
         }));
         open.session.on_authorized();
-        self.send(shard, key, pusher::signed_in(user_data));
+        // Whatever is said may be more than the peer may have waiting, and end the session: only while it is
+        // there may anybody be told that she is.
         if is_new {
             self.hub.name(key.slot, user.clone());
             super::open::arrive(node, &app.world, place, id, &user, None);
+        }
+        self.send(shard, key, pusher::signed_in(user_data));
+        if is_new {
             self.note_signed_in(shard, key, app);
         }
         if settings.watchlist && !watched.is_empty() {
@@ -464,6 +462,9 @@ impl State {
             .take(max)
             .filter_map(|user| UserId::new(user).ok())
             .collect();
+        if self.insider(key).is_none() {
+            return;
+        }
         let mut people = app.world.people.lock();
         people.watch(shard.place(key), &users);
         let is_online = |user: &&UserId| people.presence(user).is_some();
@@ -569,7 +570,7 @@ impl State {
     }
 
     /// A session of this door has ended: it is a member no more.
-    pub(super) fn leave_pusher(node: &Node, open: &Open, channels: &[ChannelName], why: &Disconnect) {
+    pub(super) fn leave_pusher(node: &Node, open: &Open, why: &Disconnect) {
         let Some(insider) = &open.insider else { return };
         if let Some(record) = insider.record {
             let may_return = Insider::may_return(why);
@@ -580,11 +581,6 @@ impl State {
         }
         for (channel, user) in &insider.members {
             members::leave(node, &open.world, channel, user);
-        }
-        if let Some(app) = node.apps.get(open.world.id) {
-            for channel in channels {
-                Self::count_changed(node, &app, channel);
-            }
         }
     }
 }

@@ -213,25 +213,30 @@ impl State {
     /// she missed before cannot be put before what has been said meanwhile, so she is told of the gap.
     pub(super) fn note_signed_in(&mut self, shard: &Shard, key: Key, app: &App) {
         let mut channels = Vec::new();
-        self.hub.each_topic(key.slot, |topic| {
+        self.hub.each_topic(key.slot, |topic, after| {
             if let Topic::Channel(channel) = topic
                 && rule(&shard.node, channel) == ReplayRule::User
             {
-                channels.push(channel.clone());
+                channels.push((channel.clone(), after));
             }
         });
-        for channel in channels {
+        let settled = shard.node.engine.settled(app.id);
+        for (channel, after) in channels {
             let back = self.comes_back(shard, key, &channel, None);
             let is_known = back.record.is_none_or(|record| {
                 let returning = app.world.returning.lock();
                 returning.listens_to(record, &channel)
             });
-            let Some(now) = self.delivered.get(&app.id).copied() else {
+            let Some(settled) = settled.filter(|_| !is_known) else {
                 continue;
             };
-            if is_known {
-                continue;
-            }
+            // What this shard has delivered to her, of an app of which it may have delivered nothing yet.
+            let delivered = self.delivered.get(&app.id);
+            let delivered = delivered.filter(|delivered| delivered.epoch == settled.epoch);
+            let now = Position {
+                epoch: settled.epoch,
+                offset: delivered.and_then(|delivered| delivered.offset).max(after),
+            };
             let is_missing = back.past.is_some() || back.is_doubtful;
             let fresh = Back {
                 past: None,

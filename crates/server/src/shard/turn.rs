@@ -33,6 +33,10 @@ use crate::node::Node;
 /// Time for a peer to take its last bytes and close, before the socket is closed anyway.
 pub(super) const CLOSING_MAX: Duration = Duration::from_secs(1);
 
+/// What part of an outbox may wait for a peer of the Pusher door before what it says waits too: a quarter. The rest
+/// is for the answer to one thing that it says.
+const HELD_FROM: usize = 4;
+
 /// Events taken from the kernel at a time.
 const EVENTS_PER_WAIT: usize = 256;
 
@@ -362,6 +366,12 @@ impl State {
                 unsaid.rest = bytes.to_vec();
                 break;
             }
+            if open.insider.is_some() && self.hold(shard, key, bytes) {
+                break;
+            }
+            let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
+                break;
+            };
             let left = open.session.on_bytes(now, bytes, &mut actions);
             let read = bytes.len().saturating_sub(left);
             shard.node.metrics.shards[shard.index].bytes_in.add(read);
@@ -372,6 +382,46 @@ impl State {
             }
         }
         self.actions = actions;
+    }
+
+    /// Whether so much waits for a peer that what it says has to wait too: what is answered to it (the events
+    /// of caches, rosters, what it missed) can be far more than what it says, and it would be taken for too
+    /// slow only because it has asked for several things at once. If so, `bytes` are kept until
+    /// [`Self::go_on_hearing`].
+    fn hold(&mut self, shard: &Shard, key: Key, bytes: &[u8]) -> bool {
+        let room = shard.node.config.limits.outbox_bytes_max / HELD_FROM;
+        let Some(connection) = self.get(key) else {
+            return false;
+        };
+        let Stage::Open(open) = &mut connection.stage else {
+            return false;
+        };
+        if open.held.is_none() && connection.outbox.pending_bytes() <= room {
+            return false;
+        }
+        open.held.get_or_insert_default().extend_from_slice(bytes);
+        open.session.on_paused();
+        self.watch(key);
+        true
+    }
+
+    /// Enough has left: what the peer said meanwhile is next.
+    fn go_on_hearing(&mut self, shard: &Shard, key: Key, now: Moment) {
+        let room = shard.node.config.limits.outbox_bytes_max / HELD_FROM;
+        let Some(connection) = self.get(key) else { return };
+        let has_room = connection.outbox.pending_bytes() <= room;
+        let Stage::Open(open) = &mut connection.stage else {
+            return;
+        };
+        let Some(mut held) = open.held.take_if(|_| has_room) else {
+            return;
+        };
+        if open.paused_until == Moment::NEVER {
+            open.session.on_resumed(now);
+        }
+        self.watch(key);
+        self.take_speech(shard, key, &mut held, now);
+        self.rearm(key);
     }
 
     /// Does what a session wants, in order.
@@ -468,6 +518,10 @@ impl State {
     pub(super) fn send(&mut self, shard: &Shard, key: Key, bytes: Bytes) {
         let limit_bytes = shard.node.config.limits.outbox_bytes_max;
         let Some(connection) = self.get(key) else { return };
+        // Nothing comes behind the farewell.
+        if matches!(connection.stage, Stage::Closing { .. }) {
+            return;
+        }
         match connection.outbox.push(bytes, limit_bytes) {
             Ok(()) => self.mark(key, true),
             Err(full) => {
@@ -484,18 +538,14 @@ impl State {
     /// have waiting.
     pub(super) fn send_roster(&mut self, shard: &Shard, key: Key, bytes: Bytes) {
         match self.get(key) {
-            Some(connection) if !connection.outbox.is_beyond() => {
+            Some(connection)
+                if !connection.outbox.is_beyond() && matches!(connection.stage, Stage::Open(_)) =>
+            {
                 connection.outbox.push_beyond(bytes);
                 self.mark(key, true);
             }
             _ => self.send(shard, key, bytes),
         }
-    }
-
-    /// Whether something waits for a peer.
-    pub(super) fn has_waiting(&mut self, key: Key) -> bool {
-        self.get(key)
-            .is_some_and(|connection| !connection.outbox.is_empty())
     }
 
     /// Queues a connection's last bytes. They always fit: what had not begun to leave is dropped
@@ -639,6 +689,7 @@ impl State {
                 return;
             }
         };
+        let is_held = matches!(&connection.stage, Stage::Open(open) if open.held.is_some());
         let before = connection.outbox.pending_bytes();
         let mut flushed = line.flush(&mut connection.outbox, &mut self.scratch);
         let written = before - connection.outbox.pending_bytes();
@@ -665,6 +716,9 @@ impl State {
             }
             Err(_) => self.end(shard, key, Disconnect::Lost),
         }
+        if is_held {
+            self.go_on_hearing(shard, key, now);
+        }
     }
 
     /// The session is over: it hears nothing more, and the connection ends when its last bytes
@@ -675,7 +729,7 @@ impl State {
         let stage = std::mem::replace(&mut connection.stage, Stage::Closing { deadline });
         if let Stage::Open(open) = stage {
             self.leave(shard, key, &open, why);
-            if open.paused_until != Moment::NEVER || open.unsaid.is_some() {
+            if open.paused_until != Moment::NEVER || open.unsaid.is_some() || open.held.is_some() {
                 // What has come is read and dropped, or the system would drop our last bytes with it.
                 self.watch(key);
             }
@@ -731,7 +785,7 @@ impl State {
         node.engine.leave(open.world.id, shard.index, &channels, now);
         let is_insider = open.insider.is_some();
         if is_insider {
-            Self::leave_pusher(node, open, &channels, why);
+            Self::leave_pusher(node, open, why);
         }
         if let Some(user) = open.user() {
             if !is_insider {
@@ -745,6 +799,9 @@ impl State {
         }
         if open.world.id == AppId::PROBE {
             return;
+        }
+        if open.session.is_steady() {
+            open.world.count_changed(node, &channels);
         }
         let metrics = &node.metrics.shards[shard.index];
         metrics.closed(&open.session, why);

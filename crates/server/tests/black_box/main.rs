@@ -30,6 +30,7 @@ mod publishing;
 mod pusher_presence;
 mod pusher_reload;
 mod pusher_replay;
+mod pusher_sessions;
 mod pusher_webhooks;
 mod pusher_webhooks_reload;
 mod resume;

@@ -36,7 +36,7 @@ async fn connect(server: &Server, hint: &str) -> Session {
 
 /// Answers what the server asks about what has arrived, as browsers do by themselves, until nothing is
 /// left to be asked. The numbers are counted up from 1.
-async fn acknowledge(session: &mut Session) {
+pub(crate) async fn acknowledge(session: &mut Session) {
     for number in 1..=16_u64 {
         session.peer.send(&frame(0x8a, &number.to_be_bytes())).await;
         session.settled().await;
