@@ -58,6 +58,7 @@ mod asking;
 pub(crate) mod command;
 mod connection;
 mod dirty;
+mod hear;
 pub mod mailbox;
 mod members;
 mod open;
