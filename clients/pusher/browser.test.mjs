@@ -4,7 +4,7 @@ import test, { after, before } from 'node:test';
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { launchBrowser, openPage, startProxy } from '../browser/harness.mjs';
+import { launchBrowser, openPage } from '../browser/harness.mjs';
 import { APP, authorize, stage, startHttp, startServer } from './harness.mjs';
 
 const scripts = {
@@ -16,7 +16,8 @@ const html = `<!doctype html><script src="/pusher.js"></script>
 
 let [browser, s, site] = [];
 before(async () => {
-  [browser, s] = await Promise.all([launchBrowser(), stage()]);
+  s = await stage();
+  browser = await launchBrowser();
   site = await startHttp((request, body) => {
     if (request.method === 'POST') return authorize(request, body);
     const script = scripts[request.url];
@@ -25,9 +26,9 @@ before(async () => {
   });
 });
 after(async () => {
-  await browser.close();
-  site.stop();
-  await s.stop();
+  await browser?.close();
+  site?.stop();
+  await s?.stop();
 });
 
 /** A page in which `echo` is connected, and `heard` gets what `hear(name)` is given. */
@@ -106,7 +107,7 @@ test('a server that is started anew on its port: the page is back, on all its ch
   });
   await Promise.all([happened(page, 'ready'), happened(page, 'here')]);
   assert.equal(await old.stop(), 0, old.log());
-  next = await startServer({ address: old.address });
+  next = await startServer({ settings: 'admin_listen = "off"', address: old.address });
   await Promise.all([happened(page, 'ready', 2), happened(page, 'here', 2)]);
   assert.deepEqual((await page.evaluate(() => window.states)).slice(-3), [4100, 'connecting', 'connected']);
 });
