@@ -31,7 +31,7 @@ after(async () => {
   await s?.stop();
 });
 
-/** A page in which `echo` is connected, and `heard` gets what `hear(name)` is given. */
+/** A page in which `echo` is connected, and `heard` gets what `hear(name)` is given, and the channel of each frame. */
 async function openTab(t, visitor, { port = s.server.port, key = APP.key } = {}) {
   const page = await openPage(browser, site.url);
   t.after(() => page.close());
@@ -43,9 +43,11 @@ async function openTab(t, visitor, { port = s.server.port, key = APP.key } = {})
       auth: { headers: { 'X-Visitor': encodeURIComponent(JSON.stringify(visitor)) } },
     });
     window.states = [];
-    const { connection } = echo.connector.pusher;
+    window.pusher = echo.connector.pusher;
+    const { connection } = pusher;
     connection.bind('state_change', ({ current }) => window.states.push(current));
     connection.bind('error', (error) => window.states.push(error.data?.code ?? error.error?.data?.code));
+    connection.bind('message', ({ event, channel }) => hear(`frame ${event}`)(channel));
   }, { port, key, visitor });
   return page;
 }
@@ -54,6 +56,7 @@ const happened = (page, name, count = 1) =>
   page.waitForFunction(([name, count]) => window.heard.filter(([one]) => one === name).length >= count, [name, count]);
 const dataOf = (page, name) => page.evaluate((name) => window.heard.filter(([one]) => one === name).map(([, data]) => data), name);
 
+const SUBSCRIBED = 'frame pusher_internal:subscription_succeeded';
 const ANN = { member: { user_id: 2, user_info: { name: 'Ann' } } };
 const MEI = { member: { user_id: 17, user_info: { name: 'Mei' } } };
 
@@ -94,6 +97,51 @@ test('two tabs: public, private, encrypted and presence channels, and whispers',
   await mei.evaluate(() => echo.leave('tabs'));
   await happened(ann, 'leaving');
   assert.deepEqual([await dataOf(ann, 'leaving'), (await dataOf(ann, 'public')).length], [[{ name: 'Mei' }], 1]);
+});
+
+test('pusher-js: each kind of channel, subscribed, heard and left', async (t) => {
+  const names = [
+    '', 'private-', 'presence-', 'private-encrypted-', 'cache-', 'private-cache-', 'presence-cache-', 'private-encrypted-cache-',
+  ].map((prefix) => `${prefix}kind`);
+  const caches = names.filter((name) => name.includes('cache-'));
+  const [ann, mei] = [await openTab(t, ANN), await openTab(t, MEI)];
+  const enter = async (page) => {
+    await page.evaluate((names) => {
+      for (const name of names) {
+        pusher.subscribe(name).bind_global((event, data) => hear(name)(event.startsWith('pusher:') ? [event] : [event, data]));
+      }
+    }, names);
+    await happened(page, SUBSCRIBED, names.length);
+  };
+  const tell = (event, data) => Promise.all(names.map((name) => s.rest().trigger(name, event, data)));
+  const paid = { id: 42, state: 'pa"id\n', name: 'žluť 😀' };
+  await enter(ann);
+  await tell('paid', paid);
+  await happened(ann, 'frame paid', names.length);
+  // Who comes later: a cache channel tells the last event, others tell nothing.
+  await enter(mei);
+  await happened(mei, 'frame paid', caches.length);
+  await tell('text', 'no JSON');
+  for (const page of [ann, mei]) await happened(page, 'frame text', names.length);
+  // Who has left hears no more, who is there does.
+  await ann.evaluate((names) => names.forEach((name) => pusher.unsubscribe(name)), names);
+  await ann.evaluate(() => { pusher.subscribe('marker'); });
+  await happened(ann, SUBSCRIBED, names.length + 1);
+  await tell('late', {});
+  await s.rest().trigger('marker', 'end', {});
+  await Promise.all([happened(mei, 'frame late', names.length), happened(ann, 'frame end')]);
+  assert.deepEqual(await dataOf(ann, 'frame late'), []);
+  for (const name of names) {
+    const [isCache, isPresence] = [caches.includes(name), name.startsWith('presence-')];
+    assert.deepEqual(await dataOf(ann, name), [
+      ['pusher:subscription_succeeded'], ...(isCache ? [['pusher:cache_miss']] : []), ['paid', paid],
+      ...(isPresence ? [['pusher:member_added']] : []), ['text', 'no JSON'],
+    ], name);
+    assert.deepEqual(await dataOf(mei, name), [
+      ['pusher:subscription_succeeded'], ...(isCache ? [['paid', paid]] : []), ['text', 'no JSON'],
+      ...(isPresence ? [['pusher:member_removed']] : []), ['late', {}],
+    ], name);
+  }
 });
 
 test('a server that is started anew on its port: the page is back, on all its channels', async (t) => {
