@@ -56,6 +56,17 @@ const happened = (page, name, count = 1) =>
   page.waitForFunction(([name, count]) => window.heard.filter(([one]) => one === name).length >= count, [name, count]);
 const dataOf = (page, name) => page.evaluate((name) => window.heard.filter(([one]) => one === name).map(([, data]) => data), name);
 
+/** Resolves when the server has read everything that this page has sent. */
+async function settled(page) {
+  const before = await page.evaluate(() => {
+    pusher.send_event('pusher:ping', {});
+    return window.heard.filter(([one]) => one === 'frame pusher:pong').length;
+  });
+  await happened(page, 'frame pusher:pong', before + 1);
+}
+
+const occupied = async (name) => JSON.parse((await s.request('GET', `/apps/4711/channels/${name}`)).text).occupied;
+
 const SUBSCRIBED = 'frame pusher_internal:subscription_succeeded';
 const ANN = { member: { user_id: 2, user_info: { name: 'Ann' } } };
 const MEI = { member: { user_id: 17, user_info: { name: 'Mei' } } };
@@ -143,6 +154,61 @@ test('pusher-js: each kind of channel, subscribed, heard and left', async (t) =>
     ], name);
   }
 });
+
+test('Echo: notifications on each kind of channel; leave, leaveChannel, leaveAllChannels', async (t) => {
+  const kinds = Object.entries({ channel: '', private: 'private-', encryptedPrivate: 'private-encrypted-', join: 'presence-' });
+  const name = 'App.Models.User.17';
+  const page = await openTab(t, MEI);
+  let entered = 0;
+  const enter = async (...methods) => {
+    await page.evaluate(([methods, name]) => {
+      for (const method of methods) echo[method](name).notification(hear(method)).subscribed(hear('ready'));
+    }, [methods, name]);
+    await happened(page, 'ready', entered += methods.length);
+  };
+  const there = async () => {
+    await settled(page);
+    return Promise.all(kinds.map(([, prefix]) => occupied(prefix + name)));
+  };
+  await enter('channel', 'private', 'encryptedPrivate', 'join');
+  for (const [method, prefix] of kinds) {
+    const data = { id: `n-${method}`, type: 'App\\Notifications\\Paid' };
+    await s.rest().trigger(prefix + name, 'Illuminate\\Notifications\\Events\\BroadcastNotificationCreated', data);
+    await happened(page, method);
+    assert.deepEqual(await dataOf(page, method), [data]);
+  }
+  assert.deepEqual(await there(), [true, true, true, true]);
+  await page.evaluate((name) => echo.leaveChannel(`private-${name}`), name);
+  assert.deepEqual(await there(), [true, false, true, true]);
+  await enter('private');
+  await page.evaluate((name) => echo.leave(name), name);
+  assert.deepEqual(await there(), [false, false, false, false]);
+  await enter('channel', 'join');
+  assert.deepEqual(await there(), [true, false, false, true]);
+  await page.evaluate(() => echo.leaveAllChannels());
+  assert.deepEqual(await there(), [false, false, false, false]);
+});
+
+for (const [who, visitor, status] of [
+  ['the server', { ...ANN, secret: 'another' }, 401], ['the back end', { ...ANN, refused: true }, 403],
+]) {
+  test(`Echo: error, when ${who} refuses, and the page goes on`, async (t) => {
+    const page = await openTab(t, visitor);
+    const methods = ['private', 'encryptedPrivate', 'join'];
+    await page.evaluate((methods) => {
+      for (const method of methods) {
+        echo[method]('refused').error(({ type, status }) => hear(method)([type, status])).subscribed(hear('let in'));
+      }
+    }, methods);
+    for (const method of methods) {
+      await happened(page, method);
+      assert.deepEqual(await dataOf(page, method), [['AuthError', status]], method);
+    }
+    await page.evaluate(() => echo.channel('refused').subscribed(hear('ready')));
+    await happened(page, 'ready');
+    assert.deepEqual([await dataOf(page, 'let in'), await page.evaluate(() => window.states)], [[], ['connected']]);
+  });
+}
 
 test('a server that is started anew on its port: the page is back, on all its channels', async (t) => {
   const old = await startServer();
