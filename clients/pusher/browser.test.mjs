@@ -38,9 +38,10 @@ async function openTab(t, visitor, { port = s.server.port, key = APP.key } = {})
   await page.evaluate(({ port, key, visitor }) => {
     window.heard = [];
     window.hear = (name) => (data) => window.heard.push([name, data]);
+    const headers = { 'X-Visitor': encodeURIComponent(JSON.stringify(visitor)) };
     window.echo = new Echo({
       broadcaster: 'reverb', key, wsHost: '127.0.0.1', wsPort: port, wssPort: port, forceTLS: false, enabledTransports: ['ws', 'wss'],
-      auth: { headers: { 'X-Visitor': encodeURIComponent(JSON.stringify(visitor)) } },
+      auth: { headers }, userAuthentication: { endpoint: '/broadcasting/user-auth', headers },
     });
     window.states = [];
     window.pusher = echo.connector.pusher;
@@ -63,6 +64,16 @@ async function settled(page) {
     return window.heard.filter(([one]) => one === 'frame pusher:pong').length;
   });
   await happened(page, 'frame pusher:pong', before + 1);
+}
+
+/** Resolves when this page has been sent away: it has been told why, and will not ask again. */
+async function sentAway(page, code) {
+  await page.waitForFunction(() => window.states.includes('disconnected'));
+  const [states, ...again] = await page.evaluate(() => [
+    window.states.slice(window.states.lastIndexOf('connected') + 1),
+    Boolean(pusher.connection.retryTimer), Boolean(pusher.connection.runner),
+  ]);
+  assert.deepEqual([[...new Set(states)], again], [[code, 'disconnected'], [false, false]]);
 }
 
 const occupied = async (name) => JSON.parse((await s.request('GET', `/apps/4711/channels/${name}`)).text).occupied;
@@ -210,6 +221,31 @@ for (const [who, visitor, status] of [
   });
 }
 
+test('all tabs of a user, and nobody else: signin, sendToUser, terminate_connections', async (t) => {
+  const tabs = [];
+  for (const id of ['42', '42', '43']) {
+    const page = await openTab(t, { user: { id, user_info: { name: 'Mei' } } });
+    await page.evaluate(() => {
+      pusher.user.bind_global((event, data) => hear('mail')([event, data]));
+      echo.connector.signin();
+    });
+    await happened(page, SUBSCRIBED);
+    assert.deepEqual(await dataOf(page, SUBSCRIBED), [`#server-to-user-${id}`]);
+    assert.deepEqual(await page.evaluate(() => pusher.user.user_data), { id, user_info: { name: 'Mei' } });
+    tabs.push(page);
+  }
+  const [one, two, other] = tabs;
+  await s.rest().sendToUser('42', 'mail', { subject: 'for "you"' });
+  await s.rest().sendToUser('43', 'mail', 'žluť 😀');
+  for (const page of tabs) await happened(page, 'mail');
+  for (const page of [one, two]) assert.deepEqual(await dataOf(page, 'mail'), [['mail', { subject: 'for "you"' }]]);
+  await s.rest().terminateUserConnections('42');
+  await Promise.all([one, two].map((page) => sentAway(page, 4009)));
+  await s.rest().sendToUser('43', 'still', {});
+  await happened(other, 'mail', 2);
+  assert.deepEqual(await dataOf(other, 'mail'), [['mail', 'žluť 😀'], ['still', {}]]);
+});
+
 test('a server that is started anew on its port: the page is back, on all its channels', async (t) => {
   const old = await startServer();
   let next;
@@ -226,8 +262,13 @@ test('a server that is started anew on its port: the page is back, on all its ch
   assert.deepEqual((await page.evaluate(() => window.states)).slice(-3), [4100, 'connecting', 'connected']);
 });
 
-test('an unknown key is asked about once', async (t) => {
-  const page = await openTab(t, ANN, { key: 'unknown-key' });
-  await page.waitForFunction(() => window.states.includes('disconnected'));
-  assert.deepEqual((await page.evaluate(() => [window.states, Boolean(echo.connector.pusher.connection.retryTimer)])), [[4001, 'disconnected'], false]);
-});
+for (const [what, code, visitor, more] of [
+  ['an unknown key', 4001, ANN, { key: 'unknown-key' }],
+  ['a sign-in that is refused', 4009, { user: { id: '42' }, secret: 'another' }],
+]) {
+  test(`${what} ends it for good, with ${code}`, async (t) => {
+    const page = await openTab(t, visitor, more);
+    if (visitor.user) await page.evaluate(() => echo.connector.signin());
+    await sentAway(page, code);
+  });
+}
