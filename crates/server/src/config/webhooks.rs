@@ -202,7 +202,7 @@ mod tests {
             "http://app.example/hook",
             "",
             false,
-            Some("must be https (or pusher.webhook_private"),
+            Some("must be https (unless pusher.webhook_private"),
         );
         check_webhook(
             "https://10.0.0.1/hook",
