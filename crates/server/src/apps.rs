@@ -295,6 +295,7 @@ impl Apps {
             let app = Arc::new(App::new(id, settings, Arc::clone(world), config)?);
             table.insert(app);
         }
+        table.tell_worlds();
         Ok(Self {
             table: RwLock::new(table),
             default,
@@ -305,13 +306,16 @@ impl Apps {
     /// be used, none. One reload at a time. Whoever looks an app up meanwhile waits for nothing.
     pub(crate) fn replace(&self, node: &Node, config: &Config) -> Result<Changes, String> {
         let wanted = settings(config);
-        let first = self.table.read().by_number.get(&AppId::DEFAULT).cloned();
+        // Also if it is not there at the moment: its channels are those of the other doors.
+        let first = self.table.read().numbers.iter().find_map(|(name, id)| {
+            let is_first = *id == AppId::DEFAULT;
+            is_first.then(|| name.clone())
+        });
         if let (Some(first), Some(wanted)) = (first, wanted.first())
-            && first.settings.id != wanted.id
+            && first != wanted.id
         {
             return Err(format!(
-                "the first app shares its channels with the other doors, and it is {:?} until the next start",
-                first.settings.id
+                "the first app shares its channels with the other doors, and it is {first:?} until the next start"
             ));
         }
         let mut begun = Vec::new();
@@ -354,7 +358,8 @@ impl Apps {
                 None => changes.added += 1,
             }
             let world = before.worlds.get(&id).cloned().ok_or("an app has no world")?;
-            let app = Arc::new(App::new(id, settings, world, config)?);
+            // Everything but its own settings is as the node began.
+            let app = Arc::new(App::new(id, settings, world, &node.config)?);
             configured.push((Arc::clone(&app), hooks(node, &app)?));
             after.insert(app);
         }
@@ -364,10 +369,11 @@ impl Apps {
             .filter(|id| !after.by_number.contains_key(id));
         // Their back ends are still told that nobody is there any more.
         changes.closed.extend(gone.map(|id| (*id, Refusal::NoApp)));
-        *self.table.write() = after;
         for (app, hooks) in configured {
             node.webhooks.configure(node, app.id, &app.world.desk, hooks);
         }
+        after.tell_worlds();
+        *self.table.write() = after;
         Ok(changes)
     }
 
@@ -494,9 +500,16 @@ fn people(config: &Config, id: AppId) -> People<Place> {
 }
 
 impl Table {
+    /// Tells each world what its app wants.
+    fn tell_worlds(&self) {
+        for (id, world) in &self.worlds {
+            let app = self.by_number.get(id).filter(|app| app.settings.enabled);
+            let is_counted = app.is_some_and(|app| app.settings.subscription_counts);
+            world.is_counted.store(is_counted, Ordering::Relaxed);
+        }
+    }
+
     fn insert(&mut self, app: Arc<App>) {
-        let is_counted = app.settings.subscription_counts;
-        app.world.is_counted.store(is_counted, Ordering::Relaxed);
         self.numbers.insert(app.settings.id.clone(), app.id);
         self.by_id.insert(app.settings.id.clone(), Arc::clone(&app));
         self.by_key.insert(app.settings.key.clone(), Arc::clone(&app));

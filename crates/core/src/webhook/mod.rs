@@ -108,6 +108,7 @@ impl Agenda {
     /// waits for others is lost.
     pub fn configure(&mut self, hooks: Vec<(HookId, Filter)>) {
         self.queue.configure(hooks);
+        self.forget_missed();
         // What nobody wants to be told of is not looked at any more, so it would not stay true.
         let queue = &self.queue;
         self.missed

@@ -114,8 +114,10 @@ impl Queue {
                 None => Hook::new(id, filter),
             });
         }
-        let removed: usize = before.iter().map(|hook| hook.waiting.len()).sum();
-        self.dropped.removed = self.dropped.removed.saturating_add(removed);
+        for event in before.iter().flat_map(|hook| &hook.waiting) {
+            self.dropped.removed += 1;
+            note_missed(&mut self.missed, event);
+        }
     }
 
     fn hook(&mut self, id: HookId) -> Option<&mut Hook> {
@@ -191,12 +193,16 @@ impl Queue {
         let sent = hook.waiting.iter().take(hook.sending);
         let cost: usize = sent.map(|event| event.cost()).sum();
         hook.bytes = hook.bytes.saturating_add(cost);
-        hook.sending = 0;
+        // Of several nobody knows which one is not taken.
+        let is_alone = std::mem::take(&mut hook.sending) == 1;
         let mut given_up = 0;
         let is_over = hook
             .tried_since
             .is_some_and(|since| now >= since + settings.retry_for);
-        if is_over && let Some(event) = hook.waiting.pop_front() {
+        if is_alone
+            && is_over
+            && let Some(event) = hook.waiting.pop_front()
+        {
             hook.bytes = hook.bytes.saturating_sub(event.cost());
             hook.tried_since = None;
             note_missed(&mut self.missed, &event);

@@ -157,6 +157,8 @@ fn what_is_not_taken_for_too_long_is_given_up_alone() {
         "0a1 0a2 9t0 9n0 69t0 69n0 99t0 99n0 159t0 159n0",
         "1,2 1 !1 2 2 !1 0/0",
     );
+    // A batch that fails loses nothing, however long that took.
+    check("0a1 0a2 0t0 99n0 100t0 100n0 102t0", "1,2 1 !1 2 1/0");
     // However old, it has as much time as any other.
     check("0a1 999t0 999y0", "1 0/0");
     check(
@@ -245,20 +247,19 @@ fn a_miss_that_is_lost_is_told_of() {
         channels: ChannelPattern::new("*").unwrap(),
     };
     queue.configure(vec![(id(0), filter)]);
-    let mut check = |settings: &Settings, given_up: usize, expected: &[&str]| {
+    let mut check = |settings: &Settings, tries: usize, given_up: usize, expected: &[&str]| {
         for name in ["cache-a", "cache-b"] {
             let channel = ChannelName::new(name).unwrap();
-            queue.push(
-                Event {
-                    channel,
-                    what: What::Missed,
-                },
-                settings,
-            );
+            let what = What::Missed;
+            queue.push(Event { channel, what }, settings);
         }
-        queue.take(id(0), 9, at(0)).unwrap();
-        let failure = queue.failed(id(0), settings, at(0)).unwrap();
-        assert_eq!(failure.given_up, given_up);
+        let mut total = 0;
+        for _ in 0..tries {
+            queue.hurry();
+            queue.take(id(0), 9, at(0)).unwrap();
+            total += queue.failed(id(0), settings, at(0)).unwrap().given_up;
+        }
+        assert_eq!(total, given_up);
         let missed = queue.take_missed();
         let missed: Vec<&str> = missed.iter().map(ChannelName::as_str).collect();
         assert_eq!(missed, expected);
@@ -267,17 +268,25 @@ fn a_miss_that_is_lost_is_told_of() {
             queue.delivered(id(0));
         }
     };
-    check(&settings(), 0, &[]);
+    check(&settings(), 3, 0, &[]);
     let at_once = Settings {
         retry_for: Duration::ZERO,
         ..settings()
     };
-    check(&at_once, 1, &["cache-a"]);
+    check(&at_once, 1, 0, &[]);
+    check(&at_once, 2, 1, &["cache-a"]);
+    check(&at_once, 3, 2, &["cache-a", "cache-b"]);
     let one = Settings {
         queue_max: 1,
         ..settings()
     };
-    check(&one, 0, &["cache-a"]);
+    check(&one, 1, 0, &["cache-a"]);
+    // With its URL.
+    let channel = ChannelName::new("cache-a").unwrap();
+    let what = What::Missed;
+    queue.push(Event { channel, what }, &settings());
+    queue.configure(Vec::new());
+    assert_eq!(queue.take_missed().len(), 1);
 }
 
 proptest! {

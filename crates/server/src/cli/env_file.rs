@@ -1,8 +1,7 @@
-//! The `.env` file of a Laravel project, as Laravel reads it: what it says of broadcasting, and nothing else.
+//! The `.env` file of a Laravel project, read as Laravel's own reader does (phpdotenv 5, `Lines`, `EntryParser` and
+//! `Resolver`): what it says of broadcasting, and nothing else.
 //!
-//! Lines are read one by one, so that a mistake in one that says something else harms nobody here. `${NAME}` is
-//! the variable of the process, or what the file has said of it before; a `$` without braces is itself, other
-//! than in a shell and in dotenvy, which reads the rest.
+//! A mistake in an entry about something else harms nobody here: it is passed over, where Laravel would not start.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,100 +9,153 @@ use std::path::Path;
 /// What the names begin with that are looked at.
 const PREFIXES: [&str; 3] = ["PUSHER_", "REVERB_", "BROADCAST_"];
 
-/// What stands for `${` and `}` while a line is read; neither is in any file that people write.
-const OPEN: char = '\u{e000}';
-const CLOSE: char = '\u{e001}';
-
 /// Reads a file.
 pub(super) fn read(path: &Path) -> Result<Vec<(String, String)>, String> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let bytes = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    // Some other entry may be in another encoding.
+    let text = String::from_utf8_lossy(&bytes);
     let environment = |name: &str| std::env::var(name).ok();
-    variables(&text, environment).map_err(|line| format!("{shown}, line {line}: not NAME=value"))
+    variables(&text, environment).map_err(|(line, wrong)| format!("{shown}, line {line}: {wrong}"))
 }
 
-/// The variables of a text, in its order; or the number of the line that is wrong. Its own words would show the
-/// line, and so perhaps a secret.
+/// The variables of a text, in its order; or the number of a line, and what is wrong there. Not its words: they may
+/// be a secret.
 fn variables(
     text: &str,
     environment: impl Fn(&str) -> Option<String>,
-) -> Result<Vec<(String, String)>, usize> {
+) -> Result<Vec<(String, String)>, (usize, &'static str)> {
     let mut known: HashMap<String, String> = HashMap::new();
     let mut found = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut lines = (1..).zip(text.lines());
+    while let Some((number, line)) = lines.next() {
         let line = line.trim();
-        let line = line.strip_prefix("export ").map_or(line, str::trim_start);
-        let is_wanted = PREFIXES.iter().any(|prefix| line.starts_with(prefix));
-        for variable in dotenvy::from_read_iter(marked(line).as_bytes()) {
-            match variable {
-                Ok((name, value)) => {
-                    let value = filled(&value, |name| {
-                        environment(name).or_else(|| known.get(name).cloned())
-                    });
-                    if is_wanted {
-                        found.push((name.clone(), value.clone()));
-                    }
-                    known.insert(name, value);
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        let name = name.trim();
+        let name = name
+            .strip_prefix("export")
+            .filter(|rest| rest.starts_with([' ', '\t']))
+            .unwrap_or(name);
+        let name = name.trim().trim_matches(['"', '\'']);
+        let is_wanted = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let mut value = value.trim().to_owned();
+        // What has no end on its line goes on: of others it does not matter where they end.
+        while is_wanted && is_open(&value) {
+            let Some((_, next)) = lines.next() else { break };
+            value.push('\n');
+            value.push_str(next);
+        }
+        match value_of(&value, |name| {
+            environment(name).or_else(|| known.get(name).cloned())
+        }) {
+            Ok(value) => {
+                if is_wanted {
+                    found.push((name.to_owned(), value.clone()));
                 }
-                Err(_) if is_wanted => return Err(number),
-                Err(_) => break,
+                known.insert(name.to_owned(), value);
             }
+            Err(wrong) if is_wanted => return Err((number, wrong)),
+            Err(_) => {}
         }
     }
     Ok(found)
 }
 
-/// A line in which no `$` is left that dotenvy would read in its own way.
-fn marked(line: &str) -> String {
-    let mut marked = String::with_capacity(line.len());
-    let (mut quote, mut is_named) = (None, false);
-    let mut rest = line.chars().peekable();
-    while let Some(c) = rest.next() {
-        match c {
-            '\\' if quote != Some('\'') => {
-                marked.push(c);
-                marked.extend(rest.next());
-            }
-            '$' if quote != Some('\'') && rest.peek() == Some(&'{') => {
-                rest.next();
-                marked.push(OPEN);
-                is_named = true;
-            }
-            '}' if is_named => {
-                marked.push(CLOSE);
-                is_named = false;
-            }
-            '$' if quote != Some('\'') => marked.push_str("\\$"),
-            '"' | '\'' => {
-                match quote {
-                    None => quote = Some(c),
-                    Some(open) if open == c => quote = None,
-                    Some(_) => {}
-                }
-                marked.push(c);
-            }
-            c => marked.push(c),
-        }
-    }
-    marked
+/// Whether a value in double quotes has no end yet.
+fn is_open(value: &str) -> bool {
+    let Some(inner) = value.strip_prefix('"') else {
+        return false;
+    };
+    let mut is_escaped = false;
+    !inner.chars().any(|c| {
+        let ends = c == '"' && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        ends
+    })
 }
 
-/// A value with what its names stand for; what is not known is nothing.
-fn filled(value: &str, of: impl Fn(&str) -> Option<String>) -> String {
-    let mut parts = value.split(OPEN);
-    let mut filled = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (name, behind) = part.split_once(CLOSE).unwrap_or((part, ""));
-        filled.push_str(&of(name).unwrap_or_default());
-        filled.push_str(behind);
+/// What a value is, without its quotes and comment, and with what names in braces stand for.
+fn value_of(text: &str, of: impl Fn(&str) -> Option<String>) -> Result<String, &'static str> {
+    enum State {
+        Initial,
+        Unquoted,
+        Single,
+        Double,
+        Behind,
     }
-    filled
+    let mut value = String::with_capacity(text.len());
+    let mut state = State::Initial;
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let behind = rest.get(c.len_utf8()..).unwrap_or_default();
+        match (&state, c) {
+            (State::Initial | State::Unquoted | State::Behind, '#') => return Ok(value),
+            (State::Initial, '"') => state = State::Double,
+            (State::Initial, '\'') => state = State::Single,
+            (State::Double, '"') | (State::Single, '\'') => state = State::Behind,
+            (State::Initial | State::Unquoted, c) if c.is_whitespace() => state = State::Behind,
+            (State::Behind, c) if c.is_whitespace() => {}
+            (State::Behind, _) => return Err("a value with blanks must stand in quotes"),
+            (State::Double, '\\') => {
+                let Some(escaped) = behind.chars().next() else {
+                    break;
+                };
+                value.push(match escaped {
+                    '"' | '\\' | '$' => escaped,
+                    'f' => '\u{c}',
+                    'n' => '\n',
+                    'r' => '\r',
+                    't' => '\t',
+                    'v' => '\u{b}',
+                    _ => return Err("an escape that there is not"),
+                });
+                rest = behind.get(escaped.len_utf8()..).unwrap_or_default();
+                continue;
+            }
+            (State::Initial | State::Unquoted | State::Double, c) => {
+                if matches!(state, State::Initial) {
+                    state = State::Unquoted;
+                }
+                if let Some((name, next)) = named(rest) {
+                    match of(name) {
+                        Some(known) => value.push_str(&known),
+                        // As it stands.
+                        None => value.extend(["${", name, "}"]),
+                    }
+                    rest = next;
+                    continue;
+                }
+                value.push(c);
+            }
+            (State::Single, c) => value.push(c),
+        }
+        rest = behind;
+    }
+    match state {
+        State::Single | State::Double => Err("a quote without an end"),
+        State::Initial | State::Unquoted | State::Behind => Ok(value),
+    }
+}
+
+/// A name in braces with `$` in front, and what comes behind it.
+fn named(text: &str) -> Option<(&str, &str)> {
+    let (name, next) = text.strip_prefix("${")?.split_once('}')?;
+    let is_name = !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.'));
+    is_name.then_some((name, next))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The variables, or the line that is wrong.
     #[track_caller]
     fn check(text: &str, expected: Result<&[(&str, &str)], usize>) {
         let environment = |name: &str| (name == "HOME").then(|| "/srv".to_owned());
@@ -113,7 +165,8 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             owned.collect()
         });
-        assert_eq!(variables(text, environment), expected, "{text}");
+        let found = variables(text, environment).map_err(|(line, _)| line);
+        assert_eq!(found, expected, "{text}");
     }
 
     #[test]
@@ -124,43 +177,69 @@ mod tests {
             Ok(&[("PUSHER_APP_ID", "4711")]),
         );
         check(
+            "\u{feff}PUSHER_APP_ID=4711\r\nPUSHER_APP_KEY=a\r\n",
+            Ok(&[("PUSHER_APP_ID", "4711"), ("PUSHER_APP_KEY", "a")]),
+        );
+        for line in [
             "export PUSHER_APP_KEY = \"a b\" # c",
-            Ok(&[("PUSHER_APP_KEY", "a b")]),
-        );
-        // What says something else may be wrong.
-        check(
-            "APP_NAME=My Shop\nREVERB_PORT=8080",
-            Ok(&[("REVERB_PORT", "8080")]),
-        );
-        check("APP_KEY=x\nOTHER=y", Ok(&[]));
-        check("A=1\nREVERB_APP_KEY=a b", Err(2));
+            "export\tPUSHER_APP_KEY='a b'",
+            "'PUSHER_APP_KEY'=\"a b\"# c",
+        ] {
+            check(line, Ok(&[("PUSHER_APP_KEY", "a b")]));
+        }
         check("PUSHER_APP_KEY=", Ok(&[("PUSHER_APP_KEY", "")]));
+        check("EXPORT=1\nexported=2\nPUSHERS=3", Ok(&[]));
+        // What says something else may be wrong, and go over several lines.
+        let other = "APP_NAME=My Shop\nKEY=\"-----BEGIN\nPUSHER\n-----END\"\nA='\nREVERB_PORT=8080";
+        check(other, Ok(&[("REVERB_PORT", "8080")]));
+        check("A=1\nREVERB_APP_KEY=a b", Err(2));
+        check("REVERB_APP_KEY=\"a", Err(1));
+        check(
+            "REVERB_APP_KEY=\"a\nb\"\nREVERB_APP_ID=1",
+            Ok(&[("REVERB_APP_KEY", "a\nb"), ("REVERB_APP_ID", "1")]),
+        );
     }
 
     #[test]
-    fn names_in_braces_stand_for_what_is_known() {
-        let secret = ("PUSHER_APP_SECRET", "s");
+    fn values_as_laravel_reads_them() {
         for (line, value) in [
+            ("abc # don't change", "abc"),
+            ("abc  # don't change", "abc"),
+            ("ab#cd", "ab"),
+            ("\"ab#cd\"", "ab#cd"),
+            ("a\\b", "a\\b"),
+            ("it's", "it's"),
+            ("a\"b", "a\"b"),
+            ("\"a\\\"b\\\\c\\td\\n\"", "a\"b\\c\td\n"),
+            ("'a\\n\"b'", "a\\n\"b"),
+            ("\"\"", ""),
+            ("#", ""),
+            ("ü", "ü"),
+            // Names in braces.
             ("\"${PUSHER_APP_SECRET}\"", "s"),
             ("${PUSHER_APP_SECRET}", "s"),
             ("\"a${PUSHER_APP_SECRET}b${HOME}\"", "asb/srv"),
             ("'${PUSHER_APP_SECRET}'", "${PUSHER_APP_SECRET}"),
-            ("\"${UNKNOWN}\"", ""),
+            ("\"${UNKNOWN}\"", "${UNKNOWN}"),
             ("\"${APP_NAME}\"", "shop"),
+            ("\"${no name}\"", "${no name}"),
+            ("\"\\${HOME}\"", "${HOME}"),
             // A dollar alone is a character like any other.
             ("abc$def", "abc$def"),
-            ("\"abc$PUSHER_APP_SECRET\"", "abc$PUSHER_APP_SECRET"),
-            ("\"a\\$b\"", "a$b"),
-            ("\"a}b\"", "a}b"),
+            ("\"abc$HOME}\"", "abc$HOME}"),
         ] {
             let text = format!("APP_NAME=shop\nPUSHER_APP_SECRET=s\nREVERB_APP_SECRET={line}");
-            check(&text, Ok(&[secret, ("REVERB_APP_SECRET", value)]));
+            check(
+                &text,
+                Ok(&[("PUSHER_APP_SECRET", "s"), ("REVERB_APP_SECRET", value)]),
+            );
         }
         // Not what comes later, and the process is stronger.
         check(
             "REVERB_A=${PUSHER_B}\nPUSHER_B=1",
-            Ok(&[("REVERB_A", ""), ("PUSHER_B", "1")]),
+            Ok(&[("REVERB_A", "${PUSHER_B}"), ("PUSHER_B", "1")]),
         );
         check("HOME=x\nREVERB_A=${HOME}", Ok(&[("REVERB_A", "/srv")]));
+        check("REVERB_A=\"\\q\"", Err(1));
     }
 }

@@ -281,7 +281,7 @@ impl State {
             && now >= open.paused_until
         {
             open.paused_until = Moment::NEVER;
-            if open.unsaid.is_none() && open.held.is_none() {
+            if open.unsaid.is_none() {
                 open.session.on_resumed(now);
             }
             // Whatever has come meanwhile shows up at once.

@@ -45,6 +45,8 @@ pub(crate) struct Connection {
     pub(super) blocked_since: Option<Moment>,
     /// The peer is asked whether it has what it was sent: see [`super::receipts`].
     pub(super) wants_receipts: bool,
+    /// Answers to what it asked for wait: see [`super::answers`].
+    pub(super) has_answers: bool,
     /// A header of the PROXY protocol must come first.
     pub(super) awaits_proxy: bool,
     /// The tick for which the timer wheel has an entry that counts.
@@ -102,8 +104,6 @@ pub(super) struct Open {
     pub(super) channels: SmallVec<[ChannelName; 1]>,
     /// The back end is asked about what the peer has said. Not read from meanwhile.
     pub(super) unsaid: Option<Box<Unsaid>>,
-    /// So much waits for the peer that nothing is read from it meanwhile: what it had said already.
-    pub(super) held: Option<Vec<u8>>,
     pub(super) echo: bool,
     /// What the peer's token granted, or who has signed in; `None` for who came without one.
     pub(super) grant: Option<Box<Grant>>,
@@ -137,7 +137,7 @@ impl Connection {
 
     /// Whether what a peer sent before it went is still read: it only was too much at once.
     pub(super) fn is_throttled(&self) -> bool {
-        matches!(&self.stage, Stage::Open(open) if open.unsaid.is_none() && open.held.is_none() && open.paused_until != Moment::NEVER)
+        matches!(&self.stage, Stage::Open(open) if open.unsaid.is_none() && open.paused_until != Moment::NEVER)
     }
 
     /// Whether nothing is read from the peer for now.
@@ -148,9 +148,7 @@ impl Connection {
         };
         let must_wait = match &self.stage {
             Stage::Asking { .. } => true,
-            Stage::Open(open) => {
-                open.unsaid.is_some() || open.held.is_some() || open.paused_until != Moment::NEVER
-            }
+            Stage::Open(open) => open.unsaid.is_some() || open.paused_until != Moment::NEVER,
             Stage::Head { .. } | Stage::Closing { .. } => false,
         };
         handshake_waits || must_wait
@@ -174,6 +172,7 @@ impl Connection {
             in_bulk: false,
             watches_writable: false,
             wants_receipts: false,
+            has_answers: false,
             awaits_proxy: false,
             blocked_since: None,
             armed: u64::MAX,

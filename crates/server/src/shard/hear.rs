@@ -1,8 +1,7 @@
 //! What peers say: bytes to sessions, and what those want, carried out in order.
 //!
-//! What a peer has said is dealt with before what came behind it. Where that has to wait (for the back end, or
-//! for room in its outbox) nothing more is read from it, and what had been read already is kept: no more than
-//! one read.
+//! What a peer has said is dealt with before what came behind it. Where that has to wait for the back end, nothing
+//! more is read from it, and what had been read already is kept: no more than one read.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,10 +17,6 @@ use smallvec::SmallVec;
 
 use super::connection::Stage;
 use super::{Key, Shard, State};
-
-/// What part of an outbox may wait for a peer of the Pusher door before what it says waits too: a quarter. The rest
-/// is for the answer to one thing that it says.
-const HELD_FROM: usize = 4;
 
 impl State {
     pub(super) fn take_bytes(&mut self, shard: &Rc<Shard>, key: Key, bytes: &mut [u8], now: Moment) {
@@ -43,12 +38,6 @@ impl State {
                 unsaid.rest = bytes.to_vec();
                 break;
             }
-            if open.insider.is_some() && self.hold(shard, key, bytes) {
-                break;
-            }
-            let Some(Stage::Open(open)) = self.get(key).map(|connection| &mut connection.stage) else {
-                break;
-            };
             let left = open.session.on_bytes(now, bytes, &mut actions);
             let read = bytes.len().saturating_sub(left);
             shard.node.metrics.shards[shard.index].bytes_in.add(read);
@@ -59,46 +48,6 @@ impl State {
             }
         }
         self.actions = actions;
-    }
-
-    /// Whether so much waits for a peer that what it says has to wait too: what is answered to it (the events
-    /// of caches, rosters, what it missed) can be far more than what it says, and it would be taken for too
-    /// slow only because it has asked for several things at once. If so, `bytes` are kept until
-    /// [`Self::go_on_hearing`].
-    fn hold(&mut self, shard: &Shard, key: Key, bytes: &[u8]) -> bool {
-        let room = shard.node.config.limits.outbox_bytes_max / HELD_FROM;
-        let Some(connection) = self.get(key) else {
-            return false;
-        };
-        let Stage::Open(open) = &mut connection.stage else {
-            return false;
-        };
-        if open.held.is_none() && connection.outbox.pending_bytes() <= room {
-            return false;
-        }
-        open.held.get_or_insert_default().extend_from_slice(bytes);
-        open.session.on_paused();
-        self.watch(key);
-        true
-    }
-
-    /// Enough has left: what the peer said meanwhile is next.
-    pub(super) fn go_on_hearing(&mut self, shard: &Shard, key: Key, now: Moment) {
-        let room = shard.node.config.limits.outbox_bytes_max / HELD_FROM;
-        let Some(connection) = self.get(key) else { return };
-        let has_room = connection.outbox.pending_bytes() <= room;
-        let Stage::Open(open) = &mut connection.stage else {
-            return;
-        };
-        let Some(mut held) = open.held.take_if(|_| has_room) else {
-            return;
-        };
-        if open.paused_until == Moment::NEVER {
-            open.session.on_resumed(now);
-        }
-        self.watch(key);
-        self.take_speech(shard, key, &mut held, now);
-        self.rearm(key);
     }
 
     /// Does what a session wants, in order.

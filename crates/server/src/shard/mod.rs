@@ -54,6 +54,7 @@ use crate::node::{Node, Place};
 use crate::random::random;
 
 mod accept;
+mod answers;
 mod asking;
 pub(crate) mod command;
 mod connection;

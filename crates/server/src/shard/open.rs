@@ -409,7 +409,6 @@ impl State {
             world,
             channels,
             unsaid: None,
-            held: None,
             echo: listen.echo,
             grant: listen.grant.map(Box::new),
             insider: None,

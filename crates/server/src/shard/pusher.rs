@@ -31,6 +31,7 @@ use fanfare_core::wire::websocket;
 use fanfare_core::wire::websocket::extension::Agreement;
 use smallvec::SmallVec;
 
+use super::answers::{Answers, Wanted};
 use super::connection::{Open, Stage};
 use super::{Key, Shard, State, members};
 use crate::address::Source;
@@ -64,6 +65,7 @@ pub(super) struct Insider {
     members: SmallVec<[(ChannelName, UserId); 1]>,
     /// Client events that it may say.
     events: Bucket,
+    pub(super) answers: Answers,
     /// The page has drawn a text for itself.
     pub(super) has_hint: bool,
     pub(super) device: u64,
@@ -159,6 +161,7 @@ impl State {
             profile: None,
             members: SmallVec::new(),
             events: Bucket::default(),
+            answers: Answers::default(),
             has_hint: knock.hint.is_some(),
             device: knock.device,
             is_doubtful: false,
@@ -173,7 +176,6 @@ impl State {
             world: Arc::clone(&app.world),
             channels: SmallVec::new(),
             unsaid: None,
-            held: None,
             echo: false,
             grant: None,
             insider: Some(Box::new(insider)),
@@ -207,19 +209,17 @@ impl State {
                 auth,
                 channel_data,
             } => {
-                let subscribed = self.subscribe(shard, key, &app, &channel, &auth, channel_data.as_deref());
-                if let Err(denied) = subscribed {
-                    shard.node.metrics.denied();
-                    let Denied {
-                        kind,
-                        status,
-                        message,
-                    } = denied;
-                    let frame = pusher::subscription_error(&channel, kind, status, &message);
-                    self.send(shard, key, frame);
-                }
+                let wanted = Wanted {
+                    channel,
+                    auth,
+                    channel_data,
+                };
+                self.want(shard, key, &app, wanted);
             }
             ClientFrame::Unsubscribe { channel } => {
+                if let Some(insider) = self.insider(key).and_then(|open| open.insider.as_mut()) {
+                    insider.answers.forget(&channel);
+                }
                 // What is no name is nothing that anybody listens to.
                 if let Ok(channel) = name::parse(&channel, name::NAME_BYTES_MAX) {
                     self.unsubscribe(shard, key, &app, &channel);
@@ -240,6 +240,26 @@ impl State {
             }
             // Answered by the session itself.
             ClientFrame::Ping | ClientFrame::Pong => {}
+        }
+    }
+
+    /// Lets a session listen to a channel, or tells it why not.
+    pub(super) fn subscribe_or_say_why(&mut self, shard: &Shard, key: Key, app: &App, wanted: &Wanted) {
+        let Wanted {
+            channel,
+            auth,
+            channel_data,
+        } = wanted;
+        let subscribed = self.subscribe(shard, key, app, channel, auth, channel_data.as_deref());
+        if let Err(denied) = subscribed {
+            shard.node.metrics.denied();
+            let Denied {
+                kind,
+                status,
+                message,
+            } = denied;
+            let frame = pusher::subscription_error(channel, kind, status, &message);
+            self.send(shard, key, frame);
         }
     }
 

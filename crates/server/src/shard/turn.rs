@@ -517,7 +517,7 @@ impl State {
                 return;
             }
         };
-        let is_held = matches!(&connection.stage, Stage::Open(open) if open.held.is_some());
+        let has_answers = connection.has_answers;
         let before = connection.outbox.pending_bytes();
         let mut flushed = line.flush(&mut connection.outbox, &mut self.scratch);
         let written = before - connection.outbox.pending_bytes();
@@ -544,8 +544,8 @@ impl State {
             }
             Err(_) => self.end(shard, key, Disconnect::Lost),
         }
-        if is_held {
-            self.go_on_hearing(shard, key, now);
+        if has_answers {
+            self.answers_left(shard, key, written);
         }
     }
 
@@ -557,7 +557,7 @@ impl State {
         let stage = std::mem::replace(&mut connection.stage, Stage::Closing { deadline });
         if let Stage::Open(open) = stage {
             self.leave(shard, key, &open, why);
-            if open.paused_until != Moment::NEVER || open.unsaid.is_some() || open.held.is_some() {
+            if open.paused_until != Moment::NEVER || open.unsaid.is_some() {
                 // What has come is read and dropped, or the system would drop our last bytes with it.
                 self.watch(key);
             }

@@ -42,17 +42,19 @@ async fn what_is_asked_for_at_once_comes_one_after_the_other() {
     wishes.insert(75, anna.subscription("presence-room", Some(&member)));
     wishes.push(json!({"event": "pusher:ping", "data": {}}));
     say_at_once(&mut anna, &wishes).await;
-    let mut heard = Vec::new();
-    loop {
+    let (mut heard, mut subscribed, mut behind_pong) = (Vec::new(), 0, 0);
+    while heard.len() < channels.len() || subscribed < wishes.len() - 1 {
         let event = anna.hear().await;
         match event["event"].as_str().unwrap() {
-            "pusher_internal:subscription_succeeded" => {}
+            "pusher_internal:subscription_succeeded" => subscribed += 1,
             "newest" => heard.push(event["channel"].as_str().unwrap().to_owned()),
-            "pusher:pong" => break,
+            // Only subscriptions wait.
+            "pusher:pong" => behind_pong = channels.len() - heard.len(),
             other => panic!("{other}: {event}"),
         }
     }
     assert_eq!(heard, channels);
+    assert!(behind_pong > 0, "nothing had to wait");
     assert_eq!(
         server
             .admin_metric("fanfare_slow_consumers_total")
@@ -60,6 +62,36 @@ async fn what_is_asked_for_at_once_comes_one_after_the_other() {
             .unwrap_or(0),
         0
     );
+}
+
+#[tokio::test]
+async fn a_subscription_that_waits_can_be_ended() {
+    let settings = [
+        ("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "65536"),
+        ("FANFARE_LIMITS_MESSAGE_BYTES_MAX", "4096"),
+    ];
+    let server = APP.server("", &settings);
+    for channel in ["cache-a", "cache-b"] {
+        APP.trigger(&server, channel, "newest", &"x".repeat(20_000)).await;
+    }
+    let mut anna = Session::connect(&server, APP).await;
+    let leave = |channel: &str| json!({"event": "pusher:unsubscribe", "data": {"channel": channel}});
+    let mut wishes: Vec<_> = ["cache-a", "cache-b", "c", "d"]
+        .iter()
+        .map(|channel| anna.subscription(channel, None))
+        .collect();
+    wishes.extend([leave("c"), leave("nothing")]);
+    say_at_once(&mut anna, &wishes).await;
+    let mut subscribed = Vec::new();
+    while subscribed.last() != Some(&json!("d")) {
+        let event = anna.until("pusher_internal:subscription_succeeded").await;
+        subscribed.push(event["channel"].clone());
+    }
+    assert_eq!(json!(subscribed), json!(["cache-a", "cache-b", "d"]));
+    // And begun again.
+    anna.subscribe("c").await;
+    APP.trigger(&server, "c", "n", "1").await;
+    anna.heard("n").await;
 }
 
 #[tokio::test]
