@@ -9,6 +9,12 @@ use crate::pusher_replay::acknowledge;
 use crate::support::pusher::{APP, OTHER_APP, Session, data_of};
 use crate::support::{KEY, Said, Server, frame, in_time};
 
+/// What may wait is little.
+const SMALL: [(&str, &str); 2] = [
+    ("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "65536"),
+    ("FANFARE_LIMITS_MESSAGE_BYTES_MAX", "4096"),
+];
+
 /// What a session says, as one piece of bytes.
 async fn say_at_once(session: &mut Session, frames: &[serde_json::Value]) {
     let bytes: Vec<u8> = frames
@@ -21,11 +27,7 @@ async fn say_at_once(session: &mut Session, frames: &[serde_json::Value]) {
 #[tokio::test]
 async fn what_is_asked_for_at_once_comes_one_after_the_other() {
     // 150 events of 20 kB, where 64 KiB may wait, and more than sockets hold.
-    let settings = [
-        ("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "65536"),
-        ("FANFARE_LIMITS_MESSAGE_BYTES_MAX", "4096"),
-    ];
-    let server = APP.server("", &settings);
+    let server = APP.server("", &SMALL);
     let channels: Vec<String> = (0..150).map(|number| format!("cache-{number}")).collect();
     let data = "x".repeat(20_000);
     for channel in &channels {
@@ -66,11 +68,7 @@ async fn what_is_asked_for_at_once_comes_one_after_the_other() {
 
 #[tokio::test]
 async fn a_subscription_that_waits_can_be_ended() {
-    let settings = [
-        ("FANFARE_LIMITS_OUTBOX_BYTES_MAX", "65536"),
-        ("FANFARE_LIMITS_MESSAGE_BYTES_MAX", "4096"),
-    ];
-    let server = APP.server("", &settings);
+    let server = APP.server("", &SMALL);
     for channel in ["cache-a", "cache-b"] {
         APP.trigger(&server, channel, "newest", &"x".repeat(20_000)).await;
     }
