@@ -311,6 +311,13 @@ impl<P: Copy + Eq + Hash> Returning<P> {
         Some(Past { position, sessions })
     }
 
+    /// Whether a channel was owed to a session for too long: nobody can say what it has missed there.
+    pub fn is_forgotten(&mut self, key: RecordKey, channel: &ChannelName, now: Moment) -> bool {
+        let record = self.get(key);
+        let owed = record.and_then(|record| record.owed.get(channel));
+        owed.is_some_and(|(_, until)| now >= *until)
+    }
+
     /// Sessions of the same user and device that were cut and had the channel: where each of them was.
     fn candidates(
         &self,
@@ -552,6 +559,7 @@ mod tests {
                     superseded.into_iter().chain(doubt).collect()
                 }
                 "past" => match returning.past(key.unwrap(), &channel(), user().as_ref(), now) {
+                    None if returning.is_forgotten(key.unwrap(), &channel(), now) => "forgotten".to_owned(),
                     None => "nothing".to_owned(),
                     Some(past) => {
                         let sessions = past
@@ -657,6 +665,10 @@ mod tests {
              180 d begin hint
              180 d past z -> 7 dcb
              180 d past x -> nothing",
+        );
+        // Whoever subscribes again much later than she came back cannot be given it, and is told so.
+        check(
+            "0 a begin hint\n0 a sub x @5\n1 a cut\n2 b begin hint\n500 b past x -> forgotten\n500 b past y -> nothing",
         );
         // Nothing was acknowledged: from where it began.
         check("0 a begin hint\n0 a sub x @5\n1 a cut\n2 b begin hint\n2 b past x -> 5 ba");

@@ -322,14 +322,17 @@ impl Apps {
         for settings in &wanted {
             node.webhooks.open(settings, &node.config.pusher)?;
             if !self.table.read().numbers.contains_key(&settings.id) {
-                begun.push(self.begin(begun.len(), node, config, settings)?);
+                begun.push(self.begin(begun.len(), node, settings)?);
             }
         }
         // All or none: a number that was given to one must never be given to another.
         for (id, name, engine) in begun {
             engine.into_iter().for_each(|engine| node.memory.add(engine));
             let mut table = self.table.write();
-            table.worlds.entry(id).or_insert_with(|| World::new(id, config));
+            table
+                .worlds
+                .entry(id)
+                .or_insert_with(|| World::new(id, &node.config));
             table.numbers.insert(name, id);
         }
         let before = self.table.read().clone();
@@ -393,14 +396,13 @@ impl Apps {
         &self,
         before: usize,
         node: &Node,
-        config: &Config,
         settings: &AppSettings,
     ) -> Result<(AppId, String, Option<engine::App>), String> {
         let number = self.table.read().numbers.len() + before;
         let id = u16::try_from(number).ok().map(AppId);
         let id = id.filter(|id| *id != AppId::PROBE).ok_or("too many apps")?;
         // The first app of all has the world that there is from the start.
-        let begun = (id != AppId::DEFAULT).then(|| node.begin.app(id, &folder(config, &settings.id)));
+        let begun = (id != AppId::DEFAULT).then(|| node.begin.app(id, &folder(&node.config, &settings.id)));
         let begun = begun.transpose().map_err(|error| format!("{error:#}"))?;
         Ok((id, settings.id.clone(), begun))
     }

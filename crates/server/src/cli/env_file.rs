@@ -43,11 +43,15 @@ fn variables(
         let name = name.trim().trim_matches(['"', '\'']);
         let is_wanted = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         let mut value = value.trim().to_owned();
-        // What has no end on its line goes on: of others it does not matter where they end.
-        while is_wanted && is_open(&value) {
-            let Some((_, next)) = lines.next() else { break };
-            value.push('\n');
-            value.push_str(next);
+        // What has no end on its line goes on, if it has one at all.
+        let (mut longer, mut further) = (value.clone(), lines.clone());
+        while is_open(&longer) {
+            let Some((_, next)) = further.next() else { break };
+            longer.push('\n');
+            longer.push_str(next);
+        }
+        if !is_open(&longer) {
+            (value, lines) = (longer, further);
         }
         match value_of(&value, |name| {
             environment(name).or_else(|| known.get(name).cloned())
@@ -192,6 +196,12 @@ mod tests {
         // What says something else may be wrong, and go over several lines.
         let other = "APP_NAME=My Shop\nKEY=\"-----BEGIN\nPUSHER\n-----END\"\nA='\nREVERB_PORT=8080";
         check(other, Ok(&[("REVERB_PORT", "8080")]));
+        check(
+            "KEY=\"a\nREVERB_APP_KEY=b\n\"\nREVERB_APP_ID=1",
+            Ok(&[("REVERB_APP_ID", "1")]),
+        );
+        check("KEY=\"a\nREVERB_APP_KEY=b", Ok(&[("REVERB_APP_KEY", "b")]));
+        check("A=\"x\ny\"\nREVERB_B=\"${A}\"", Ok(&[("REVERB_B", "x\ny")]));
         check("A=1\nREVERB_APP_KEY=a b", Err(2));
         check("REVERB_APP_KEY=\"a", Err(1));
         check(

@@ -393,9 +393,11 @@ pub(super) struct FromEnvironment {
 pub(super) fn from_environment(variables: &[(String, String)]) -> Result<FromEnvironment, String> {
     let get = |name: &str| {
         let found = variables.iter().rev().find(|(own, _)| own == name);
+        // What Laravel takes for nothing.
+        let nothing = ["", "null", "(null)", "empty", "(empty)"];
         found
-            .map(|(_, value)| value.trim())
-            .filter(|value| !value.is_empty())
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !nothing.iter().any(|word| value.trim().eq_ignore_ascii_case(word)))
     };
     let mut found = FromEnvironment::default();
     // The one that the project uses comes first, since the first shares its channels with other doors.
@@ -433,12 +435,14 @@ pub(super) fn from_environment(variables: &[(String, String)]) -> Result<FromEnv
         let wrong = |name: &str, value: &str| format!("{name}: {value:?} is not a number");
         if let Some(value) = get(&name("ACTIVITY_TIMEOUT")) {
             let seconds = value
+                .trim()
                 .parse()
                 .map_err(|_| wrong(&name("ACTIVITY_TIMEOUT"), value))?;
             app.activity_timeout = Duration::from_secs(seconds);
         }
         if let Some(value) = get(&name("MAX_CONNECTIONS")) {
             app.connections_max = value
+                .trim()
                 .parse()
                 .map_err(|_| wrong(&name("MAX_CONNECTIONS"), value))?;
         }
@@ -524,6 +528,23 @@ mod tests {
             &with(&[("REVERB_SERVER_HOST", "0.0.0.0")]),
             Ok((&[("1", "a"), ("2", "b")], Some("0.0.0.0:8080"))),
         );
+        // Blanks of a secret belong to it.
+        let spaced = [
+            ("PUSHER_APP_ID", "1"),
+            ("PUSHER_APP_KEY", "a"),
+            ("PUSHER_APP_SECRET", " s "),
+        ];
+        let environment = spaced.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(
+            from_environment(&environment).unwrap().apps[0].secret.expose(),
+            " s "
+        );
+        let nothing = [
+            ("PUSHER_APP_ID", "null"),
+            ("PUSHER_APP_KEY", "(empty)"),
+            ("PUSHER_APP_SECRET", "NULL"),
+        ];
+        check_environment(&nothing, Ok((&[], None)));
         // A fresh project has them all, and empty.
         check_environment(
             &[

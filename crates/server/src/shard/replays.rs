@@ -112,9 +112,11 @@ impl State {
         let returning = || open.world.returning.lock();
         let past = |record| returning().past(record, channel, back.user.as_ref(), now);
         back.past = back.record.and_then(past);
+        let is_forgotten = |record| returning().is_forgotten(record, channel, now);
+        let is_forgotten = back.record.is_some_and(is_forgotten);
         // An earlier life of the node may have known it: better one question too many.
         let is_young = now < node.started + node.config.pusher.replay_age;
-        back.is_doubtful = back.past.is_none() && (is_young || insider.is_doubtful);
+        back.is_doubtful = back.past.is_none() && (is_young || is_forgotten || insider.is_doubtful);
         back
     }
 

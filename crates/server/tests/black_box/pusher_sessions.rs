@@ -67,6 +67,31 @@ async fn what_is_asked_for_at_once_comes_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn rosters_that_are_longer_than_what_may_wait_come_one_after_the_other() {
+    let server = APP.server("", &SMALL);
+    // Two rooms whose rosters have 80 kB each, and one with nobody in it.
+    let member = |user: &str| json!({"user_id": user, "user_info": {"name": "x".repeat(2_000)}});
+    let mut members = Vec::new();
+    for number in 0..40 {
+        let mut session = Session::connect(&server, APP).await;
+        let member = member(&format!("user-{number}"));
+        let wishes = ["presence-a", "presence-b"].map(|room| session.subscription(room, Some(&member)));
+        say_at_once(&mut session, &wishes).await;
+        session.settled().await;
+        members.push(session);
+    }
+    let mut anna = Session::connect(&server, APP).await;
+    let rooms = ["presence-small", "presence-a", "presence-b"];
+    let wishes = rooms.map(|room| anna.subscription(room, Some(&json!({"user_id": "anna"}))));
+    say_at_once(&mut anna, &wishes).await;
+    for (room, count) in rooms.into_iter().zip([1, 41, 41]) {
+        let answer = anna.heard("pusher_internal:subscription_succeeded").await;
+        assert_eq!(answer["channel"], room);
+        assert_eq!(data_of(&answer)["presence"]["count"], count);
+    }
+}
+
+#[tokio::test]
 async fn a_subscription_that_waits_can_be_ended() {
     let server = APP.server("", &SMALL);
     for channel in ["cache-a", "cache-b"] {
