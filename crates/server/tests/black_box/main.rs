@@ -27,6 +27,7 @@ mod people;
 mod permission;
 mod post;
 mod publishing;
+mod pusher_fuzz;
 mod pusher_presence;
 mod pusher_reload;
 mod pusher_replay;

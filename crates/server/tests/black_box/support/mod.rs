@@ -492,6 +492,11 @@ impl Peer {
         self.socket.write_all(bytes).await.unwrap();
     }
 
+    /// Sends to a peer that may have gone; says whether it has not.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).await.is_ok()
+    }
+
     pub async fn send_head(&mut self, head: &str) {
         self.send(head.as_bytes()).await;
     }
