@@ -180,3 +180,29 @@ async fn apps_that_cannot_begin_leave_nothing_behind() {
         404
     );
 }
+
+#[tokio::test]
+async fn what_the_first_app_has_written_is_no_other_apps() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, data) = (folder.path().join("fanfare.toml"), folder.path().join("data"));
+    write(&path, &[(&APP, "")]);
+    let server = start_on_disk(&path, &data);
+    APP.trigger(&server, "cache-price", "price", "1").await;
+    server.terminate();
+    tokio::task::spawn_blocking(|| server.wait()).await.unwrap();
+    write(&path, &[(&OTHER_APP, ""), (&APP, "")]);
+    let output = crate::support::command()
+        .env("FANFARE_CONFIG", &path)
+        .env("FANFARE_ENGINE", "disk")
+        .env("FANFARE_DATA_DIR", &data)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{text}");
+    assert!(
+        text.contains("the first app is \"4712\" now: put \"4711\" first again"),
+        "{text}"
+    );
+    write(&path, &[(&APP, ""), (&OTHER_APP, "")]);
+    assert_eq!(cached(&start_on_disk(&path, &data), APP).await, "1");
+}
