@@ -13,11 +13,7 @@ const SLOWEST_SECONDS = 1.5;
 const GOOD = ['id' => '6f2k-42', 'listeners' => 12];
 const KEY = 'a key of at least thirty-two bytes';
 
-error_reporting(-1);
-// As frameworks do it: anything PHP has to say becomes an exception, `@` or not. And no fanfare() here may raise one.
-set_error_handler(static function (int $level, string $text, string $file, int $line): bool {
-    throw new ErrorException($text, 0, $level, $file, $line);
-});
+require __DIR__ . '/harness.php';
 foreach (['FANFARE_URL', 'FANFARE_KEY'] as $name) {
     putenv($name);
     unset($_SERVER[$name], $_ENV[$name]);
@@ -61,22 +57,6 @@ final class FakeServer
     }
 }
 
-$passed = 0;
-$failed = 0;
-
-function check(string $name, $got, $expected): void
-{
-    global $passed, $failed;
-    if ($got === $expected) {
-        $passed++;
-        echo "ok - $name\n";
-        return;
-    }
-    $failed++;
-    [$got, $expected] = [var_export($got, true), var_export($expected, true)];
-    echo "not ok - $name\n    got      $got\n    expected $expected\n";
-}
-
 /** What `$call` returns, or what it threw or printed instead; and that it took no longer than it may. */
 function check_call(string $name, callable $call, $expected): void
 {
@@ -94,7 +74,7 @@ function check_call(string $name, callable $call, $expected): void
     } elseif ($seconds > SLOWEST_SECONDS) {
         $got = sprintf('took %.2f s', $seconds);
     }
-    check($name, $got, $expected);
+    report($name, $got, $expected);
 }
 
 /** Runs PHP code in a process of its own, where every message would be printed; what it printed. */
@@ -128,7 +108,7 @@ function check_request(
     $host = substr($server->url, 7);
     $expected = "POST $target HTTP/1.1\r\nHost: $host\r\nContent-Type: $type\r\nContent-Length: " . strlen($body)
         . "\r\nConnection: close\r\n$more\r\n$body";
-    check("$name: request", $server->request(), $expected);
+    report("$name: request", $server->request(), $expected);
 }
 
 $good = new FakeServer('good');
@@ -312,14 +292,14 @@ $began = hrtime(true);
 check_call('a server that swallows connects', static function () use ($hole_url): ?array {
     return fanfare('orders', 'x', ['url' => $hole_url]);
 }, null);
-check('… and was waited for', (hrtime(true) - $began) / 1e9 > 0.9, true);
+report('… and was waited for', (hrtime(true) - $began) / 1e9 > 0.9, true);
 unset($filling, $hole);
 
 $hung = new FakeServer('hangs');
 $began = hrtime(true);
 fanfare('orders', 'x', ['url' => $hung->url, 'timeout' => 0.2]);
 $seconds = (hrtime(true) - $began) / 1e9;
-check('timeout option', $seconds > 0.19 && $seconds < 0.7, true);
+report('timeout option', $seconds > 0.19 && $seconds < 0.7, true);
 
 // --- Beside the call ----------------------------------------------------------------------------------------------
 
@@ -329,35 +309,35 @@ $mine = static function (): bool {
 set_error_handler($mine);
 fanfare('orders', 'x', ['url' => $down]);
 fanfare('orders', 'x', ['url' => "bad\n"]);
-check('the error handler of the caller is back', set_error_handler(null) === $mine, true);
+report('the error handler of the caller is back', set_error_handler(null) === $mine, true);
 restore_error_handler();
 restore_error_handler();
 error_clear_last();
 fanfare('orders', 'x', ['url' => $down]);
-check('error_get_last() stays empty', error_get_last(), null);
+report('error_get_last() stays empty', error_get_last(), null);
 
 $code = 'declare(strict_types=1);'
     . 'require ' . var_export($library, true) . '; require ' . var_export($library, true) . ';'
     . '$r = fanfare("c", "x"); fanfare_batch([["channel" => "c", "data" => "\xff"]]);'
     . 'fanfare_token(["sub" => "1"], "k");'
     . 'echo json_encode($r);';
-check('prints nothing, down', run_php($code, [], ['FANFARE_URL' => $down]), 'null');
-check('prints nothing, good', run_php($code, [], ['FANFARE_URL' => $url]), json_encode(GOOD));
+report('prints nothing, down', run_php($code, [], ['FANFARE_URL' => $down]), 'null');
+report('prints nothing, good', run_php($code, [], ['FANFARE_URL' => $url]), json_encode(GOOD));
 $good->request();
 $good->request();
-check(
+report(
     'without any extension that PHP can be built without',
     run_php($code, ['-n'], ['FANFARE_URL' => $url]),
     json_encode(GOOD)
 );
 $good->request();
 $good->request();
-check(
+report(
     'with sockets switched off',
     run_php($code, ['-d', 'disable_functions=stream_socket_client'], ['FANFARE_URL' => $url]),
     'null'
 );
-check('php -l', run_php('', ['-l', $library]), "No syntax errors detected in $library\n");
+report('php -l', run_php('', ['-l', $library]), "No syntax errors detected in $library\n");
 
 // --- TLS ----------------------------------------------------------------------------------------------------------
 
@@ -388,10 +368,10 @@ if (extension_loaded('openssl')) {
         return fanfare('orders', 'x', ['url' => $tls->url]);
     }, null);
     $trusting = ['-d', "openssl.cafile=$folder/server.pem"];
-    check('https', run_php($code, $trusting, ['FANFARE_URL' => $tls->url]), json_encode(GOOD));
+    report('https', run_php($code, $trusting, ['FANFARE_URL' => $tls->url]), json_encode(GOOD));
     $other_name = str_replace('127.0.0.1', 'localhost', $tls->url);
     $printed = run_php($code, $trusting, ['FANFARE_URL' => $other_name]);
-    check('https with a certificate for another name', $printed, 'null');
+    report('https with a certificate for another name', $printed, 'null');
     array_map('unlink', ["$folder/openssl.cnf", "$folder/server.pem"]);
     rmdir($folder);
 }
@@ -423,7 +403,7 @@ $lines = <<<'LINES'
 {"channel":"c","base64":"/w=="}
 
 LINES;
-check(
+report(
     'batch: request',
     $batch->request(),
     "POST /ch HTTP/1.1\r\nHost: " . substr($batch->url, 7) . "\r\nContent-Type: application/x-ndjson\r\n"
@@ -469,9 +449,9 @@ $claims = ['sub' => '42', 'listen' => ['orders', 'room/*'], 'speak' => ['room/7'
 $token = 'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
     . 'eyJzdWIiOiI0MiIsImxpc3RlbiI6WyJvcmRlcnMiLCJyb29tLyoiXSwic3BlYWsiOlsicm9vbS83Il0sImV4cCI6MTc2NDU0NzIwMH0.'
     . 'skX4fTRunmbN1QHG-AoUspPrMtfkD8I2SsFRTPyJ1TI';
-check('token', fanfare_token($claims, KEY), $token);
+report('token', fanfare_token($claims, KEY), $token);
 // The server's tests show this one to a server.
-check(
+report(
     'token until 2100',
     fanfare_token(array_replace($claims, ['exp' => 4102444800]), KEY),
     'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.'
@@ -479,14 +459,14 @@ check(
         . 'EvxXa1zTxYMpfcZ-htbXlyldCptZsLaiUPSrmzD4YLk'
 );
 putenv('FANFARE_KEY=' . KEY);
-check('token with the key of the environment', fanfare_token($claims), $token);
+report('token with the key of the environment', fanfare_token($claims), $token);
 putenv('FANFARE_KEY');
-check(
+report(
     'token without claims',
     fanfare_token([], KEY),
     'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.e30.zCsROz0dxBrgG1yAM0_KY_-kSnhc96JP0_iEt5waV1U'
 );
-check(
+report(
     'token with letters beyond ASCII and of the URL-safe alphabet',
     fanfare_token(['sub' => 'ü>?~', 'listen' => []], KEY),
     'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJcdTAwZmM-P34iLCJsaXN0ZW4iOltdfQ.'
@@ -499,13 +479,13 @@ $thrown = static function (callable $call): string {
         return get_class($thrown);
     }
 };
-check('token without a key', $thrown(static function (): string {
+report('token without a key', $thrown(static function (): string {
     return fanfare_token([]);
 }), 'InvalidArgumentException');
-check('token with an empty key', $thrown(static function (): string {
+report('token with an empty key', $thrown(static function (): string {
     return fanfare_token([], '');
 }), 'InvalidArgumentException');
-check('token with claims that are no UTF-8', $thrown(static function (): string {
+report('token with claims that are no UTF-8', $thrown(static function (): string {
     return fanfare_token(['sub' => "\xff"], KEY);
 }), 'JsonException');
 
@@ -534,9 +514,9 @@ foreach (
         ['there and there is no key', $signed(1000, KEY), '', 1000, null],
     ] as [$name, $signature, $key, $now, $expected]
 ) {
-    check("a hook's signature is $name", _fanfare_hook($body, $signature, $key, $now), $expected);
+    report("a hook's signature is $name", _fanfare_hook($body, $signature, $key, $now), $expected);
 }
-check(
+report(
     'the same signature as the server makes',
     _fanfare_hook(
         '{"a":1}',
@@ -546,9 +526,9 @@ check(
     ),
     ['a' => 1]
 );
-check('a hook without a key to tell by', fanfare_hook(), null);
-check('a hook that is no JSON', _fanfare_hook('<b>', '', '', 0), null);
-check('a hook that is no object', _fanfare_hook('7', '', '', 0), null);
+report('a hook without a key to tell by', fanfare_hook(), null);
+report('a hook that is no JSON', _fanfare_hook('<b>', '', '', 0), null);
+report('a hook that is no object', _fanfare_hook('7', '', '', 0), null);
 
 // --- A real server at a Unix socket -------------------------------------------------------------------------------
 
@@ -559,27 +539,27 @@ if ($program !== false && is_executable($program)) {
     $streams = [['file', '/dev/null', 'r'], ['pipe', 'w'], ['file', '/dev/null', 'w']];
     $server = proc_open([$program], $streams, $pipes, null, $settings + getenv());
     fgets($pipes[1]);
-    check('a server says that it is at a Unix socket', fgets($pipes[1]), "listening on unix:$socket\n");
+    report('a server says that it is at a Unix socket', fgets($pipes[1]), "listening on unix:$socket\n");
     $published = static function (string $answer): bool {
         return preg_match('/"id":"[^"]+","listeners":0}/', $answer) === 1;
     };
     $connection = stream_socket_client("unix://$socket");
     fwrite($connection, "POST /ch/orders HTTP/1.0\r\nHost: localhost\r\nContent-Length: 4\r\nAuthorization: Bearer "
         . KEY . "\r\n\r\npaid");
-    check('a POST over a Unix socket', $published((string) stream_get_contents($connection)), true);
+    report('a POST over a Unix socket', $published((string) stream_get_contents($connection)), true);
     if (extension_loaded('curl')) {
         $curl = curl_init('http://localhost/ch/orders');
         curl_setopt_array($curl, [
             CURLOPT_UNIX_SOCKET_PATH => $socket, CURLOPT_POSTFIELDS => 'paid', CURLOPT_RETURNTRANSFER => true,
             CURLOPT_HTTPHEADER => ['Content-Type: text/plain', 'Authorization: Bearer ' . KEY],
         ]);
-        check('the same with curl', $published((string) curl_exec($curl)), true);
+        report('the same with curl', $published((string) curl_exec($curl)), true);
     }
     proc_terminate($server);
     stream_get_contents($pipes[1]);
     fclose($pipes[1]);
     proc_close($server);
-    check('the socket is gone with its server', file_exists($socket), false);
+    report('the socket is gone with its server', file_exists($socket), false);
 }
 
 // --- PHP 7.4 ------------------------------------------------------------------------------------------------------
@@ -599,8 +579,7 @@ if (extension_loaded('tokenizer')) {
             $used[] = "$text in line $line";
         }
     }
-    check('nothing newer than PHP 7.4', $used, []);
+    report('nothing newer than PHP 7.4', $used, []);
 }
 
-echo "php: $passed passed, $failed failed\n";
-exit($failed === 0 ? 0 : 1);
+finish('php');

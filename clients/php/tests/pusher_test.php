@@ -13,11 +13,7 @@ const KEY = 'demo-key-7f3a';
 const SECRET = 'demo-secret-b91c';
 const PATIENCE = 15;
 
-error_reporting(-1);
-// As frameworks do it: anything PHP has to say becomes an exception, `@` or not.
-set_error_handler(static function (int $level, string $text, string $file, int $line): bool {
-    throw new ErrorException($text, 0, $level, $file, $line);
-});
+require __DIR__ . '/harness.php';
 require dirname(__DIR__) . '/pusher_publish.php';
 
 /** The server with one app; ends with this object. */
@@ -141,13 +137,9 @@ final class Subscriber
     }
 }
 
-$passed = 0;
-$failed = 0;
-
 /** Compares what `$call` returns, or what it threw, with what is expected. Objects are compared as arrays. */
 function check(string $name, callable $call, $expected): void
 {
-    global $passed, $failed;
     try {
         $got = $call();
         $got = is_object($got) ? json_decode(json_encode($got), true) : $got;
@@ -159,14 +151,7 @@ function check(string $name, callable $call, $expected): void
     } catch (Throwable $thrown) {
         $got = get_class($thrown) . ': ' . $thrown->getMessage();
     }
-    if ($got === $expected) {
-        $passed++;
-        echo "ok - $name\n";
-        return;
-    }
-    $failed++;
-    [$got, $expected] = [var_export($got, true), var_export($expected, true)];
-    echo "not ok - $name\n    got      $got\n    expected $expected\n";
+    report($name, $got, $expected);
 }
 
 // --- Signatures ---------------------------------------------------------------------------------------------------
@@ -373,5 +358,4 @@ check('nothing of that was heard', static function () use ($tcp, $one): array {
     return heard($one);
 }, ['end', 'orders', '1']);
 
-echo "php-pusher: $passed passed, $failed failed\n";
-exit($failed === 0 ? 0 : 1);
+finish('php-pusher');

@@ -16,10 +16,7 @@ const SECRET = 'demo-secret-b91c';
 const PATIENCE_SECONDS = 60;
 define('AWAY_SECONDS', (int) getenv('AWAY_SECONDS'));
 
-error_reporting(-1);
-set_error_handler(static function (int $level, string $text, string $file, int $line): bool {
-    throw new ErrorException($text, 0, $level, $file, $line);
-});
+require __DIR__ . '/harness.php';
 
 /** A process that ends with this object. */
 final class Process
@@ -43,22 +40,6 @@ final class Process
         proc_terminate($this->process, 9);
         proc_close($this->process);
     }
-}
-
-$passed = 0;
-$failed = 0;
-
-function check(string $name, $got, $expected): void
-{
-    global $passed, $failed;
-    if ($got === $expected) {
-        $passed++;
-        echo "ok - $name\n";
-        return;
-    }
-    $failed++;
-    [$got, $expected] = [var_export($got, true), var_export($expected, true)];
-    echo "not ok - $name\n    got      $got\n    expected $expected\n";
 }
 
 /** Asks again and again until the answer is true. */
@@ -149,11 +130,11 @@ $failures = static function () use ($admin): int {
 $receiver = $start_receiver();
 $bad = "POST /hook HTTP/1.1\r\nContent-Type: application/json\r\nX-Pusher-Key: " . KEY . "\r\nX-Pusher-Signature: ";
 $body = sprintf('{"time_ms":%d,"events":[{"name":"channel_occupied","channel":"forged"}]}', microtime(true) * 1000);
-check('what others sign is refused', request($receiver_address, $bad . hash_hmac('sha256', $body, 'x'), $body)[0], 401);
+report('what others sign is refused', request($receiver_address, $bad . hash_hmac('sha256', $body, 'x'), $body)[0], 401);
 
 $streams = [1 => $listen('orders.1')];
 wait_until('the first event', static fn (): bool => count($events()) === 1);
-check('an event arrives', $events(), ['occupied orders.1']);
+report('an event arrives', $events(), ['occupied orders.1']);
 
 $receiver = null;
 $expected = ['occupied orders.1'];
@@ -163,10 +144,10 @@ for ($number = 2; $number <= 30; $number++) {
 }
 wait_until('a failure', static fn (): bool => $failures() >= 3);
 sleep(AWAY_SECONDS);
-check('nothing arrives while the receiver is away', count($events()), 1);
+report('nothing arrives while the receiver is away', count($events()), 1);
 $receiver = $start_receiver();
 wait_until('the other events', static fn (): bool => count($events()) >= count($expected));
-check('everything arrives once it is back, in order', $events(), $expected);
+report('everything arrives once it is back, in order', $events(), $expected);
 
 $receiver = null;
 fclose($streams[7]);
@@ -176,7 +157,6 @@ $streams[7] = $listen('orders.7');
 $receiver = $start_receiver();
 array_push($expected, 'vacated orders.7', 'occupied orders.7');
 wait_until('the last events', static fn (): bool => count($events()) >= count($expected));
-check('also what has changed meanwhile', $events(), $expected);
+report('also what has changed meanwhile', $events(), $expected);
 
-echo "php: $passed passed, $failed failed\n";
-exit($failed === 0 ? 0 : 1);
+finish('php');
