@@ -113,13 +113,13 @@ impl Desk {
         self.agenda.lock().member(channel, user, is_here, now);
     }
 
-    /// Where to, from now on. Says whether there is anybody to tell.
-    fn configure(&self, hooks: Hooks) -> bool {
+    /// Where to, from now on. Says whether there was anybody to tell, and whether there is.
+    fn configure(&self, hooks: Hooks) -> (bool, bool) {
         let filters = hooks.list.iter().map(|hook| (hook.id, hook.filter.clone()));
         let is_any = !hooks.list.is_empty();
         self.agenda.lock().configure(filters.collect());
-        *self.hooks.write() = Arc::new(hooks);
-        is_any
+        let before = std::mem::replace(&mut *self.hooks.write(), Arc::new(hooks));
+        (!before.list.is_empty(), is_any)
     }
 }
 
@@ -250,13 +250,11 @@ impl Webhooks {
     /// From now on an app tells these.
     pub(crate) fn configure(&self, node: &Node, app: AppId, desk: &Arc<Desk>, hooks: Hooks) {
         let name = hooks.app.clone();
-        let is_any = desk.configure(hooks);
+        let (was_any, is_any) = desk.configure(hooks);
         tell_dropped(node, &name, desk.agenda.lock().take_dropped());
-        let mut desks = self.desks.write();
-        let known = desks.iter().position(|known| Arc::ptr_eq(known, desk));
-        match known {
-            None if is_any => desks.push(Arc::clone(desk)),
-            Some(place) if !is_any => drop(desks.swap_remove(place)),
+        match (was_any, is_any) {
+            (false, true) => self.desks.write().push(Arc::clone(desk)),
+            (true, false) => self.desks.write().retain(|known| !Arc::ptr_eq(known, desk)),
             _ => {}
         }
         let witness = is_any.then(|| Arc::clone(desk) as Arc<dyn Witness>);

@@ -28,9 +28,35 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     hooks: Vec<Hook>,
+    lost: Lost,
+}
+
+/// What some URL will never hear.
+#[derive(Debug, Default)]
+struct Lost {
     dropped: Dropped,
-    /// Channels of which some URL will never hear that nothing is cached.
+    /// Channels of which it will not hear that nothing is cached.
     missed: Vec<ChannelName>,
+}
+
+impl Lost {
+    /// Too much waited.
+    fn at_limit(&mut self, event: &Event) {
+        self.dropped.limit += 1;
+        self.note(event);
+    }
+
+    /// It is a URL no more.
+    fn removed(&mut self, event: &Event) {
+        self.dropped.removed += 1;
+        self.note(event);
+    }
+
+    fn note(&mut self, event: &Event) {
+        if matches!(event.what, What::Missed) {
+            self.missed.push(event.channel.clone());
+        }
+    }
 }
 
 /// How often an event was lost to a URL.
@@ -85,7 +111,7 @@ impl Hook {
 
     /// Lets the oldest go that are not under way, until what waits is within the limit; the newest stays
     /// whatever it costs.
-    fn make_room(&mut self, settings: &Settings, mut lost: impl FnMut(&Event)) {
+    fn make_room(&mut self, settings: &Settings, lost: &mut Lost) {
         loop {
             let count = self.waiting.len().saturating_sub(self.sending);
             let is_too_much = count > settings.queue_max || self.bytes > settings.queue_bytes_max;
@@ -94,7 +120,7 @@ impl Hook {
             }
             if let Some(event) = self.waiting.remove(self.sending) {
                 self.bytes = self.bytes.saturating_sub(event.cost());
-                lost(&event);
+                lost.at_limit(&event);
             }
             if self.sending == 0 {
                 self.tried_since = None;
@@ -115,8 +141,7 @@ impl Queue {
             });
         }
         for event in before.iter().flat_map(|hook| &hook.waiting) {
-            self.dropped.removed += 1;
-            note_missed(&mut self.missed, event);
+            self.lost.removed(event);
         }
     }
 
@@ -136,11 +161,7 @@ impl Queue {
             if hook.filter.wants(&kind, &event.channel) {
                 hook.waiting.push_back(Arc::clone(&event));
                 hook.bytes = hook.bytes.saturating_add(event.cost());
-                let (dropped, missed) = (&mut self.dropped, &mut self.missed);
-                hook.make_room(settings, |event| {
-                    dropped.limit += 1;
-                    note_missed(missed, event);
-                });
+                hook.make_room(settings, &mut self.lost);
             }
         }
     }
@@ -205,16 +226,14 @@ impl Queue {
         {
             hook.bytes = hook.bytes.saturating_sub(event.cost());
             hook.tried_since = None;
-            note_missed(&mut self.missed, &event);
+            self.lost.note(&event);
             given_up = 1;
         }
-        let pause = hook.pause;
-        let (dropped, missed) = (&mut self.dropped, &mut self.missed);
-        hook.make_room(settings, |event| {
-            dropped.limit += 1;
-            note_missed(missed, event);
-        });
-        Some(Failure { pause, given_up })
+        hook.make_room(settings, &mut self.lost);
+        Some(Failure {
+            pause: hook.pause,
+            given_up,
+        })
     }
 
     /// Tries again at once what has failed.
@@ -237,18 +256,12 @@ impl Queue {
 
     /// How often an event was lost to a URL, since the last call.
     pub(super) fn take_dropped(&mut self) -> Dropped {
-        std::mem::take(&mut self.dropped)
+        std::mem::take(&mut self.lost.dropped)
     }
 
     /// Channels of which some URL will never hear that nothing is cached, since the last call.
     pub(super) fn take_missed(&mut self) -> Vec<ChannelName> {
-        std::mem::take(&mut self.missed)
-    }
-}
-
-fn note_missed(missed: &mut Vec<ChannelName>, event: &Event) {
-    if matches!(event.what, What::Missed) {
-        missed.push(event.channel.clone());
+        std::mem::take(&mut self.lost.missed)
     }
 }
 

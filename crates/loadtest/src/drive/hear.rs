@@ -79,7 +79,7 @@ impl Drive<'_> {
             input = &behind_head;
             self.subscribers[key].answered = true;
             match self.transport(key) {
-                Transport::Pusher => self.subscribe(key),
+                Transport::Pusher => self.subscribe(key, None),
                 // It must be told its name before it can sign with it.
                 Transport::PusherMember => {}
                 Transport::WebSocket | Transport::EventStream => self.enter(key, head.chunked),
@@ -112,21 +112,17 @@ impl Drive<'_> {
         self.scenario.group[self.subscribers[key].group].transport
     }
 
-    /// Says what it wants to listen to, where the path does not.
-    fn subscribe(&mut self, key: usize) {
+    /// Says what it wants to listen to, where the path does not: as a member, a user of its own, who is told the name
+    /// of her socket.
+    fn subscribe(&mut self, key: usize, member: Option<&str>) {
         let subscriber = &mut self.subscribers[key];
         let channel = self.scenario.group[subscriber.group].channel(subscriber.channel);
-        let frame = wire::text(target::pusher_subscribe(&channel).as_bytes());
+        let wish = match member {
+            None => target::pusher_subscribe(&channel),
+            Some(socket) => self.target.signatory.subscribe_as_member(socket, &channel, key),
+        };
         // A few bytes on a fresh connection: there is room.
-        let _ = subscriber.socket.write(&frame);
-    }
-
-    /// The same as a member of a presence channel, a user of its own.
-    fn subscribe_as_member(&mut self, key: usize, socket: &str) {
-        let subscriber = &mut self.subscribers[key];
-        let channel = self.scenario.group[subscriber.group].channel(subscriber.channel);
-        let request = self.target.signatory.subscribe_as_member(socket, &channel, key);
-        let _ = subscriber.socket.write(&wire::text(request.as_bytes()));
+        let _ = subscriber.socket.write(&wire::text(wish.as_bytes()));
     }
 
     /// A subscriber's handshake is answered well, and it listens.
@@ -150,7 +146,11 @@ impl Drive<'_> {
     pub(super) fn parse(&mut self, key: usize, input: &[u8]) -> usize {
         let now = self.nanos();
         let subscriber = &mut self.subscribers[key];
-        let websocket = self.scenario.group[subscriber.group].transport != Transport::EventStream;
+        let transport = self.scenario.group[subscriber.group].transport;
+        let (websocket, is_member) = (
+            transport != Transport::EventStream,
+            transport == Transport::PusherMember,
+        );
         let mut hearing = Hearing {
             groups: &mut self.groups,
             publishers: &mut self.publishers,
@@ -173,7 +173,9 @@ impl Drive<'_> {
                     // Only of the Pusher protocol: the others listen from their answer on.
                     Frame::Data(message) if !subscriber.open && !enters => {
                         enters = memchr::memmem::find(message, b"subscription_succeeded").is_some();
-                        socket = socket.or_else(|| target::socket_id(message));
+                        if is_member && socket.is_none() {
+                            socket = target::socket_id(message);
+                        }
                     }
                     Frame::Data(message) => settled.extend(hearing.hear(subscriber, message)),
                     Frame::Ping(payload) => drop(subscriber.socket.write(&wire::pong(payload))),
@@ -192,10 +194,8 @@ impl Drive<'_> {
         if enters {
             self.enter(key, false);
         }
-        if let Some(socket) = socket
-            && self.transport(key) == Transport::PusherMember
-        {
-            self.subscribe_as_member(key, &socket);
+        if let Some(socket) = socket {
+            self.subscribe(key, Some(&socket));
         }
         for at in settled {
             self.settle_flight(at);

@@ -163,15 +163,14 @@ impl State {
         if !self.has_room(shard, key) {
             return None;
         }
-        let waiting = &mut self.insider(key)?.insider.as_mut()?.answers.waiting;
-        let next = waiting.as_mut()?.wanted.pop_front();
-        match (&next, &mut *waiting) {
-            (Some(wanted), Some(rest)) if !rest.wanted.is_empty() => {
-                rest.bytes = rest.bytes.saturating_sub(wanted.bytes());
-            }
-            _ => *waiting = None,
+        let answers = &mut self.insider(key)?.insider.as_mut()?.answers;
+        let waiting = answers.waiting.as_mut()?;
+        let next = waiting.wanted.pop_front()?;
+        waiting.bytes = waiting.bytes.saturating_sub(next.bytes());
+        if waiting.wanted.is_empty() {
+            answers.waiting = None;
         }
-        next
+        Some(next)
     }
 
     fn pending_bytes(&mut self, key: Key) -> usize {

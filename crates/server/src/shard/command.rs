@@ -94,13 +94,18 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    fn new(keys: Vec<Key>, why: &Disconnect, done: oneshot::Sender<usize>) -> Self {
-        let keys: Vec<_> = keys.into_iter().map(|key| (key, why.clone())).collect();
+    fn new(keys: Vec<(Key, Disconnect)>, done: oneshot::Sender<usize>) -> Self {
         Self {
             keys: keys.into_iter(),
             count: 0,
             done,
         }
+    }
+
+    /// All for the same reason.
+    fn of(keys: Vec<Key>, why: &Disconnect, done: oneshot::Sender<usize>) -> Self {
+        let keys = keys.into_iter().map(|key| (key, why.clone()));
+        Self::new(keys.collect(), done)
     }
 }
 
@@ -108,7 +113,7 @@ impl State {
     /// Carries out commands that wait, for a while. Says whether some are left.
     pub(super) fn carry_out_commands(&mut self, shard: &Shard) -> bool {
         let begun = Instant::now();
-        // No more than that, so that the limit of what waits is one.
+        // Nothing is added to what was taken, so that is bounded as what waits is.
         if self.commands.is_empty() {
             self.commands = shard.node.commands[shard.index].take();
         }
@@ -124,20 +129,16 @@ impl State {
             };
             let count = match what {
                 What::Close(keys, why) => {
-                    self.ending = Some(Ending::new(keys, &why, done));
+                    self.ending = Some(Ending::of(keys, &why, done));
                     continue;
                 }
                 What::CloseListeners(app, channel, why) => {
                     let keys = self.listeners(app, channel);
-                    self.ending = Some(Ending::new(keys, &why, done));
+                    self.ending = Some(Ending::of(keys, &why, done));
                     continue;
                 }
                 What::CloseApps(apps) => {
-                    self.ending = Some(Ending {
-                        keys: self.insiders(&apps).into_iter(),
-                        count: 0,
-                        done,
-                    });
+                    self.ending = Some(Ending::new(self.insiders(&apps), done));
                     continue;
                 }
                 What::Join(keys, channel) => {

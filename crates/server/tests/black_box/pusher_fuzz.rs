@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use fanfare_loadtest::random::Random;
 use serde_json::{Value, json};
 
 use crate::support::pusher::{APP, App, Session};
@@ -17,16 +18,12 @@ const FRAMES: usize = 40;
 /// What a library knows to do something with, and what the protocol of WebSockets says itself.
 const CLOSE_CODES: [u16; 8] = [1002, 1003, 1007, 1008, 1009, 4005, 4009, 4100];
 
-/// splitmix64 (Steele, Lea, Flood 2014).
-struct Dice(u64);
+/// Decides what is said.
+struct Dice(Random);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % sides as u64).unwrap()
+        usize::try_from(self.0.below(sides as u64)).unwrap()
     }
 
     fn one_of<T: Clone>(&mut self, things: &[T]) -> T {
@@ -185,7 +182,7 @@ impl Dice {
 
 /// One session from its beginning to its end; which events and codes it was told.
 async fn run(server: &Server, seed: u64, told: &mut BTreeSet<String>) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice(Random::new(seed));
     let mut session = Session::connect(server, APP).await;
     let socket = session.socket_id.clone();
     let mut bytes: Vec<u8> = Vec::new();
