@@ -286,7 +286,6 @@ async fn whatever_is_said_nobody_else_is_disturbed_and_nothing_stays() {
         assert_eq!(users, json!({"users": []}));
     }
     assert_eq!(server.admin_metric("fanfare_webhook_leaving").await, Some(0));
-    server.terminate();
-    let (status, logs) = tokio::task::spawn_blocking(|| server.wait()).await.unwrap();
+    let (status, logs) = server.end().await;
     assert!(status.success() && !logs.contains("panicked"), "{logs}");
 }

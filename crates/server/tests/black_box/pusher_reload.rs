@@ -1,6 +1,6 @@
 //! Apps come, go and change while the server runs, and nobody else notices.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::support::Server;
 use crate::support::pusher::{APP, App, OTHER_APP, Session, hang_up, start_with, until, write_apps};
@@ -93,6 +93,13 @@ async fn a_signal_reloads_and_what_is_wrong_changes_nothing() {
     session.heard("by the new one").await;
 }
 
+/// A folder, and in it a file for the configuration and a folder for what is published.
+fn places() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, data) = (folder.path().join("fanfare.toml"), folder.path().join("data"));
+    (folder, path, data)
+}
+
 /// A server with these apps that writes what is published.
 fn start_on_disk(path: &Path, data: &Path) -> Server {
     Server::start(&[
@@ -121,15 +128,13 @@ async fn cached(server: &Server, app: App) -> String {
 
 #[tokio::test]
 async fn what_was_published_stays_with_its_app_whatever_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, data) = (folder.path().join("fanfare.toml"), folder.path().join("data"));
+    let (_folder, path, data) = places();
     write(&path, &[(&APP, ""), (&OTHER_APP, ""), (&THIRD_APP, "")]);
     let server = start_on_disk(&path, &data);
     for app in [APP, OTHER_APP, THIRD_APP] {
         app.trigger(&server, "cache-price", "price", app.id).await;
     }
-    server.terminate();
-    tokio::task::spawn_blocking(|| server.wait()).await.unwrap();
+    server.end().await;
     write(&path, &[(&APP, ""), (&THIRD_APP, "")]);
     let server = start_on_disk(&path, &data);
     for app in [APP, THIRD_APP] {
@@ -144,8 +149,7 @@ async fn what_was_published_stays_with_its_app_whatever_its_place() {
 
 #[tokio::test]
 async fn apps_that_cannot_begin_leave_nothing_behind() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, data) = (folder.path().join("fanfare.toml"), folder.path().join("data"));
+    let (_folder, path, data) = places();
     write(&path, &[(&APP, "")]);
     let server = start_on_disk(&path, &data);
     // Where the third one would write there is a file.
@@ -183,13 +187,11 @@ async fn apps_that_cannot_begin_leave_nothing_behind() {
 
 #[tokio::test]
 async fn what_the_first_app_has_written_is_no_other_apps() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, data) = (folder.path().join("fanfare.toml"), folder.path().join("data"));
+    let (_folder, path, data) = places();
     write(&path, &[(&APP, "")]);
     let server = start_on_disk(&path, &data);
     APP.trigger(&server, "cache-price", "price", "1").await;
-    server.terminate();
-    tokio::task::spawn_blocking(|| server.wait()).await.unwrap();
+    server.end().await;
     write(&path, &[(&OTHER_APP, ""), (&APP, "")]);
     let output = crate::support::command()
         .env("FANFARE_CONFIG", &path)

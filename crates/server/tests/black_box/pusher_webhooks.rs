@@ -9,7 +9,7 @@ use tokio::net::TcpSocket;
 
 use crate::support::back_end::{BackEnd, Question};
 use crate::support::pusher::{APP, App, OTHER_APP, Session};
-use crate::support::{PATIENCE, Server, command};
+use crate::support::{Server, command};
 
 /// Time for which who has gone may come back, where that is not what a test is about.
 const SOON: (&str, &str) = ("FANFARE_PUSHER_WEBHOOK_DELAY", "50ms");
@@ -67,19 +67,9 @@ fn member(name: &str, channel: &str, user: &str) -> Value {
     json!({"name": name, "channel": channel, "user_id": user})
 }
 
-pub(crate) async fn metric(server: &Server, name: &str) -> u64 {
-    server.admin_metric(name).await.unwrap_or(0)
-}
-
-/// Asks again and again until a metric is as it should be.
-pub(crate) async fn wait_until(server: &Server, name: &str, is_so: impl Fn(u64) -> bool) {
-    let reached = async { while !is_so(metric(server, name).await) {} };
-    let reached = tokio::time::timeout(PATIENCE, reached).await;
-    reached.unwrap_or_else(|_| panic!("{name} did not become what it should"));
-}
-
+/// Asks again and again until a metric has reached a value.
 pub(crate) async fn wait_for(server: &Server, name: &str, value: u64) {
-    wait_until(server, name, |now| now >= value).await;
+    server.wait_for_admin_count(name, |now| now >= value).await;
 }
 
 pub(crate) const FAILED: &str = "fanfare_webhook_requests_total{outcome=\"failed\"}";
@@ -120,7 +110,7 @@ async fn a_request_is_as_the_libraries_check_it() {
     assert!((begun..=now_ms()).contains(&time), "{time}");
     assert_eq!(body.as_object().unwrap().len(), 2);
     question.answer(200, "");
-    assert_eq!(metric(&server, FAILED).await, 0);
+    assert_eq!(server.admin_count(FAILED).await, 0);
 }
 
 #[tokio::test]
@@ -143,8 +133,8 @@ async fn a_channel_is_occupied_over_all_doors() {
     told_are(&mut back_end, vec![vacated("orders")]).await;
     drop(anna);
     told_are(&mut back_end, vec![vacated("fence")]).await;
-    wait_until(&server, WAITING, |waiting| waiting == 0).await;
-    assert_eq!(metric(&server, "fanfare_webhook_leaving").await, 0);
+    server.wait_for_admin_count(WAITING, |waiting| waiting == 0).await;
+    assert_eq!(server.admin_count("fanfare_webhook_leaving").await, 0);
 }
 
 #[tokio::test]
@@ -341,13 +331,13 @@ async fn who_was_down_hears_everything_in_order() {
         expected.push(occupied(&channel));
     }
     wait_for(&server, FAILED, 3).await;
-    assert_eq!(metric(&server, WAITING).await, 50);
+    assert_eq!(server.admin_count(WAITING).await, 50);
     let mut back_end = BackEnd::on(socket.listen(99).unwrap());
     told_are(&mut back_end, expected).await;
     anna.subscribe("last").await;
     told_are(&mut back_end, vec![occupied("last")]).await;
-    wait_until(&server, WAITING, |waiting| waiting == 0).await;
-    assert_eq!(metric(&server, "fanfare_webhook_events_sent_total").await, 51);
+    server.wait_for_admin_count(WAITING, |waiting| waiting == 0).await;
+    assert_eq!(server.admin_count("fanfare_webhook_events_sent_total").await, 51);
 }
 
 #[tokio::test]
@@ -376,7 +366,7 @@ async fn what_is_not_taken_comes_again_signed_anew() {
     question.answer(299, &"x".repeat(100_000));
     anna.subscribe("fence").await;
     told_are(&mut back_end, vec![occupied("fence")]).await;
-    assert_eq!(metric(&server, FAILED).await, 5);
+    assert_eq!(server.admin_count(FAILED).await, 5);
     // A redirect is followed nowhere.
     let nothing = elsewhere.asked_ever();
     assert!(futures_util::FutureExt::now_or_never(nothing).is_none());
@@ -455,7 +445,9 @@ async fn at_the_limit_the_oldest_go() {
     )
     .await;
     assert_eq!(
-        metric(&server, "fanfare_webhook_events_dropped_total{cause=\"limit\"}").await,
+        server
+            .admin_count("fanfare_webhook_events_dropped_total{cause=\"limit\"}")
+            .await,
         2
     );
 }
@@ -473,10 +465,10 @@ async fn what_is_refused_for_too_long_is_given_up() {
         tries += 1;
         let question = back_end.asked().await;
         assert_eq!(events(&question), [occupied("orders")]);
-        let tried = metric(&server, FAILED).await;
+        let tried = server.admin_count(FAILED).await;
         question.answer(500, "");
         wait_for(&server, FAILED, tried + 1).await;
-        if metric(&server, given_up).await > 0 {
+        if server.admin_count(given_up).await > 0 {
             break;
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::net::TcpSocket;
 
-use crate::pusher_webhooks::{FAILED, WAITING, metric, occupied, told_are, vacated, wait_for, wait_until};
+use crate::pusher_webhooks::{FAILED, WAITING, occupied, told_are, vacated, wait_for};
 use crate::support::back_end::BackEnd;
 use crate::support::pusher::{APP, App, OTHER_APP, Session, hang_up, start_with, until, write_apps};
 use crate::support::{KEY, Server};
@@ -88,11 +88,11 @@ async fn what_waits_for_a_url_that_is_no_more_is_counted() {
         anna.subscribe(channel).await;
     }
     told_are(&mut back_end, ["a", "b", "c"].map(occupied).to_vec()).await;
-    wait_until(&server, WAITING, |waiting| waiting == 3).await;
+    server.wait_for_admin_count(WAITING, |waiting| waiting == 3).await;
     file.change(&server, &[(&APP, &webhooks(&[&good]))]);
     let removed = "fanfare_webhook_events_dropped_total{cause=\"removed\"}";
     wait_for(&server, removed, 3).await;
-    assert_eq!(metric(&server, WAITING).await, 0);
+    assert_eq!(server.admin_count(WAITING).await, 0);
 }
 
 #[tokio::test]

@@ -187,6 +187,12 @@ impl Server {
         (status, self.logs.take().unwrap().join().unwrap())
     }
 
+    /// Lets it end in an orderly way, and does not stand in the way of what happens meanwhile.
+    pub async fn end(self) -> (ExitStatus, String) {
+        self.terminate();
+        tokio::task::spawn_blocking(|| self.wait()).await.unwrap()
+    }
+
     pub async fn connect(&self) -> Peer {
         let peer = self.knock().await;
         if let Some(forwarder) = &self.forwarder {
@@ -296,10 +302,15 @@ impl Server {
         rest.strip_prefix(' ')?.parse().ok()
     }
 
+    /// The same, where nothing yet is 0.
+    pub async fn admin_count(&self, name: &str) -> u64 {
+        self.admin_metric(name).await.unwrap_or(0)
+    }
+
     /// What a limit has held back so far.
     pub async fn limited(&self, limit: &str) -> u64 {
         let name = format!("fanfare_limited_total{{limit=\"{limit}\"}}");
-        self.admin_metric(&name).await.unwrap_or(0)
+        self.admin_count(&name).await
     }
 
     /// Asks again and again until `name` has reached `value`, which is above 0.
@@ -311,14 +322,23 @@ impl Server {
 
     /// Asks again and again until the value of `name` is as wanted.
     pub async fn wait_for_metric_to(&self, name: &str, is_so: impl Fn(u64) -> bool) {
-        let waiting = async {
-            while !is_so(self.metric(name).await) {
-                tokio::task::yield_now().await;
-            }
-        };
-        let waited = tokio::time::timeout(PATIENCE, waiting).await;
-        waited.unwrap_or_else(|_| panic!("{name} did not become what it should"));
+        until_so(name, is_so, async || self.metric(name).await).await;
     }
+
+    /// The same of [`Self::admin_count`].
+    pub async fn wait_for_admin_count(&self, name: &str, is_so: impl Fn(u64) -> bool) {
+        until_so(name, is_so, async || self.admin_count(name).await).await;
+    }
+}
+
+async fn until_so(name: &str, is_so: impl Fn(u64) -> bool, read: impl AsyncFn() -> u64) {
+    let waiting = async {
+        while !is_so(read().await) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, waiting).await;
+    waited.unwrap_or_else(|_| panic!("{name} did not become what it should"));
 }
 
 /// A server that has just started.
